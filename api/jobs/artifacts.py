@@ -19,6 +19,7 @@ from api.http.body import has_body, read_json
 from api.http.errors import problem
 from api.http.query import job_id_of
 from api.http.responses import json_response
+from api.jobs import shared_video
 from api.operation import Answer, Operation
 from api.schemas.jobs import jobs as job_schemas
 from api.schemas.jobs.job_queries import ArtifactQuery
@@ -36,8 +37,15 @@ def get_artifact(context: Context, request: Request, query: ArtifactQuery) -> Re
     caller = caller_of(request)
     job = records.get(context.database, job_id_of(request), only=caller.only)
     # A signed link must not give access to one that is valid for longer.
-    left = max(1, query.expires - int(time.time())) if caller is LINK and query.expires is not None else None
-    return served(context, request, job, str(request.path_params["name"]), at_most_seconds=left)
+    name, left = str(request.path_params["name"]), None
+    if caller is LINK and query.expires is not None:
+        left = max(1, query.expires - int(time.time()))
+        artifact = _artifacts(job).get(name)
+        if artifact is not None and not query.download and shared_video.is_wanted(request, artifact["content_type"]):
+            path = f"{context.settings.public_path}{request.scope['path']}"
+            address = f"{path}?expires={query.expires}&signature={query.signature}"
+            return shared_video.page(address, artifact, query.expires, context.storage.link_origin())
+    return served(context, request, job, name, at_most_seconds=left, attached=query.download)
 
 
 async def make_link(context: Context, request: Request, query: BaseModel) -> Response:
@@ -56,10 +64,18 @@ async def make_link(context: Context, request: Request, query: BaseModel) -> Res
     )
 
 
-def served(context: Context, request: Request, job: Job, name: str, *, at_most_seconds: int | None = None) -> Response:
+def served(
+    context: Context,
+    request: Request,
+    job: Job,
+    name: str,
+    *,
+    at_most_seconds: int | None = None,
+    attached: bool = False,
+) -> Response:
     """Return the named artifact of the job, or the requested ranges of it. Raises NotFound.
 
-    `at_most_seconds`: the maximum validity of a signed URL of the bucket.
+    `at_most_seconds`: the maximum validity of a signed URL of the bucket. `attached`: a browser saves the file.
     """
     artifacts = _artifacts(job)
     if name not in artifacts:
@@ -67,19 +83,22 @@ def served(context: Context, request: Request, job: Job, name: str, *, at_most_s
     artifact = artifacts[name]
     found = context.storage.store().artifact(job.id, job.attempt, name)
     etag = f'"{artifact["sha256"]}"'
-    extra = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes"}
+    # A browser that opens a signed link gets a page from the same address.
+    extra = {"ETag": etag, "Cache-Control": "private, no-cache", "Accept-Ranges": "bytes", "Vary": "Accept"}
     if headers.none_match(request.headers, etag):
         return Response(status_code=304, headers=extra)
     if not isinstance(found, Path):
-        if context.settings.store_redirect and request.method != "HEAD":
+        if context.settings.store_redirect and request.method != "HEAD" and not attached:
             link = found.link(artifact["content_type"], at_most_seconds)
             return RedirectResponse(link, 307, {"Cache-Control": "no-store"})
-        return _streamed(request, found, artifact, extra)
+        return _streamed(request, found, artifact, extra, _disposition(job, name, attached))
     ranges = _ranges(request, found.stat().st_size, etag)
     if isinstance(ranges, Response):
         return ranges
     file = _File(
-        found, headers=extra, media_type=artifact["content_type"], filename=name, content_disposition_type="inline"
+        found,
+        headers={**extra, "Content-Disposition": _disposition(job, name, attached)},
+        media_type=artifact["content_type"],
     )
     file.ranges = ranges
     return file
@@ -97,7 +116,14 @@ def _ranges(request: Request, size: int, etag: str) -> str | Response | None:
     return problem(request, 416, "range_not_satisfiable", detail, {"Content-Range": f"bytes */{size}"})
 
 
-def _streamed(request: Request, found: InBucket, artifact: dict[str, Any], extra: dict[str, str]) -> Response:
+def _disposition(job: Job, name: str, attached: bool) -> str:
+    """Return the header: a file that is saved is named after its job, because each has a video of the same name."""
+    return f'attachment; filename="{job.id}-{name}"' if attached else f'inline; filename="{name}"'
+
+
+def _streamed(
+    request: Request, found: InBucket, artifact: dict[str, Any], extra: dict[str, str], disposition: str
+) -> Response:
     """Stream from the bucket. Requests for several ranges get the whole file, as the standard permits."""
     size: int = artifact["bytes"]
     start, end, status = 0, size, 200
@@ -114,7 +140,7 @@ def _streamed(request: Request, found: InBucket, artifact: dict[str, Any], extra
         **extra,
         "Content-Length": str(end - start),
         "Content-Type": artifact["content_type"],
-        "Content-Disposition": f'inline; filename="{artifact["name"]}"',
+        "Content-Disposition": disposition,
     }
     if request.method == "HEAD":  # the row has all headers, so the bucket is not contacted
         return Response(status_code=status, headers=extra)
@@ -154,7 +180,10 @@ OPERATIONS = (
     Operation(
         "GET", "/api/v1/jobs/{id}/artifacts/{name}", get_artifact, "getArtifact", "Get an artifact of a job",
         answers=(
-            Answer(200, "The whole file.", media_type="*/*", headers=("ETag", "Accept-Ranges")),
+            Answer(
+                200, "The whole file. For a browser (`Accept: text/html`) that opens a signed link to a video, a page "
+                "that plays it.", media_type="*/*", at_times=("ETag", "Accept-Ranges"),
+            ),
             Answer(206, "The requested ranges.", media_type="*/*", headers=("ETag", "Content-Range")),
             Answer(304, "Not modified.", media_type=None, headers=("ETag",)),
             Answer(307, "The file is in a bucket, at this signed URL.", media_type=None, headers=("Location",)),

@@ -116,16 +116,13 @@ def _how(found: Estimate, params: GenerationParams, count: int) -> str:
     if not found.warm and found.loading_seconds is None:
         model = params.model_id
         return f"Loading is not known: no device has {model} loaded, and no loading of it has been measured here."
-    loading = (
-        "and no loading, because a device has the model loaded" if found.warm else "plus the median time of loading"
-    )
-    if count > 1:
-        loading += f", times {count} jobs" if found.warm else f", times {count} jobs, of which one loads"
+    source = f"the last {found.samples} similar videos" if found.samples != 1 else "the last similar video"
     times = f", times {params.devices_per_job} devices" if params.devices_per_job > 1 else ""
-    source = (
-        f"median times of the last {found.samples} successes" if found.samples != 1 else "times of the last success"
-    )
-    return f"The {source}, scaled to this size and number of steps, {loading}{times}."
+    if count > 1:
+        times += f", times {count} videos"
+    once = " once" if count > 1 else ""
+    loading = "; the model is already loaded" if found.warm else f", plus loading the model{once}"
+    return f"Estimated from {source}{times}{loading}."
 
 
 def _start(expected: Sequence[Forecast]) -> Start:

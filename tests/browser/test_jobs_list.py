@@ -214,9 +214,28 @@ def test_the_line_of_a_running_job_begins_with_the_time_that_is_left(open_page: 
         const main = document.querySelector("script[src*=main]").src;
         const { progressText } = await import(main.replace("main.js", "base/parts.js"));
         const progress = { percent: 8, phase: "denoising", step: 11, steps: 100, eta_seconds: 53 };
-        return progressText({ status: "running", progress });
+        const at = (seconds) => Date.now() - seconds * 1000;
+        const decoding = { percent: 90, phase: "decoding", step: 1, steps: 5, eta_seconds: 3 };
+        const { state } = await import(main.replace("main.js", "base/state.js"));
+        const waiting = { status: "queued", model_id: "A model", progress: { phase: "waiting_for_model" } };
+        const waits = [progressText(waiting)];
+        state.jobs.set("d", { id: "d", type: "download", status: "running", model_id: "A model", progress });
+        waits.push(progressText(waiting));
+        state.jobs.delete("d");
+        return [
+            progressText({ status: "running", progress }),
+            progressText({ status: "running", progress, progressAt: at(20.5) }),
+            progressText({ status: "running", progress: decoding, progressAt: at(27) }),
+            ...waits,
+        ].map((text) => text.replaceAll("\\u00a0", " "));
     }""")
-    assert text.replace("\u00a0", " ") == "8 % · 53 s left · denoising, step 11 of 100"
+    assert text == [
+        "8 % · 53 s left · denoising, step 11 of 100",
+        "8 % · 33 s left · denoising, step 11 of 100",
+        "90 % · longer than estimated · decoding, part 1 of 5",
+        "waiting for its model",
+        "downloading its model first",
+    ]
 
 
 @pytest.mark.parametrize("width", [1024, 768])

@@ -322,7 +322,10 @@ def test_the_server_is_lost_and_regained(open_page: Open, stack: Stack, watched:
     watched.away = True
     stack.kill_process("web")
     expect(page.locator("#connection")).to_contain_text("disconnected")
-    expect(page.get_by_text("The server is unreachable.")).to_be_visible()
+    expect(page.get_by_text("The server is unreachable.")).to_contain_text("start it again with wanworks up")
+    page.set_viewport_size({"width": 390, "height": 844})
+    word = page.locator("#connection-text")
+    assert word.evaluate("text => text.scrollWidth <= text.clientWidth"), "nothing of the word is cut off"
     expect(page.locator("#connection")).to_contain_text("live", timeout=120_000)
     expect(page.get_by_text("The server is unreachable.")).to_be_hidden()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("typed before")
@@ -381,6 +384,23 @@ def test_first_load_is_small_and_views_have_addresses(open_page: Open, watched: 
         expect(page.get_by_role("heading", level=1, name=name, exact=True)).to_be_focused()
     page.go_back()
     expect(page.get_by_role("heading", level=1, name="Alerts")).to_be_visible()
+
+
+def test_a_chart_is_drawn_up_to_the_value_that_its_legend_names(open_page: Open) -> None:
+    page = open_page("#overview")
+    path, legend = page.evaluate("""async () => {
+        const main = document.querySelector("script[src*=main]").src;
+        const of = (name) => import(main.replace("main.js", `base/${name}.js`));
+        const [{ chart }, { render }] = [await of("chart"), await of("dom")];
+        const place = document.createElement("div");
+        document.getElementById("main").append(place);
+        const series = [{ name: "succeeded", values: [2], live: () => 3 }];
+        render(place, chart({ title: "A test", hours: 1, times: [Date.now() - 60_000], series, format: String }));
+        await new Promise((resolve) => setTimeout(resolve, 200));
+        return [place.querySelector(".line").getAttribute("d"), place.querySelector(".legend b").textContent];
+    }""")
+    assert legend == "3"
+    assert re.fullmatch(r"M[\d.]+ 64\.0L[\d.]+ 36\.0", path), "from 2 to 3 of 4, in 112 pixels"
 
 
 def test_a_chart_has_gaps_and_is_read_by_keyboard_and_as_a_table(open_page: Open) -> None:

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Open
+from tests.browser.conftest import Open, Watched
+from tests.browser.test_accessibility import serious
 from tests.browser.test_live_page import choose_model, choose_size, later, open_advanced, submit
 from tests.support.stack import Stack
 
@@ -75,12 +76,13 @@ def test_sizes_are_in_groups_and_what_is_chosen_stands_beside_the_button(open_pa
     page = open_page("#new", viewport={"width": 1280, "height": 720})
     choose_model(page, "T2V-A14B")
     button, chosen = page.get_by_role("button", name="Create video"), page.locator(".make-go")
-    expect(chosen).to_contain_text(re.compile("256.256 · 2[.]1 s · exact"))
-    expect(button).to_have_accessible_description(re.compile("256.256 · 2[.]1 s · exact"))
+    expect(chosen).to_contain_text(re.compile("256.256 · 2[.]1 s · speed: exact"))
+    expect(button).to_have_accessible_description(re.compile("256.256 · 2[.]1 s · speed: exact"))
     landscape = page.locator(".sizes > .size-group").filter(has_text="Landscape").locator("input")
     expect(landscape).to_have_count(3)
     assert "832x480" in [one.get_attribute("value") for one in landscape.all()]
     more = page.get_by_text("More sizes")
+    expect(page.get_by_role("radio", name="832 by 480, about 16:9 wide")).to_be_visible()
     twin = page.get_by_role("radio", name="854 by 480, 16:9 wide")
     expect(twin).to_be_hidden()
     more.click()
@@ -88,7 +90,7 @@ def test_sizes_are_in_groups_and_what_is_chosen_stands_beside_the_button(open_pa
     page.get_by_role("radio", name="fast", exact=True).check()
     page.get_by_label("Frames", exact=True).fill("9")
     page.get_by_label("Videos").fill("3")
-    expect(chosen).to_contain_text(re.compile("854.480 · 1[.]1 s · fast · 3 videos"))
+    expect(chosen).to_contain_text(re.compile("854.480 · 1[.]1 s · speed: fast · 3 videos"))
     page.reload()
     expect(twin).to_be_visible()
 
@@ -342,6 +344,130 @@ def test_a_shared_link_is_shown_with_its_end_and_copied_where_the_browser_allows
     expect(link).to_be_focused()
     assert link.evaluate("field => field.selectionEnd - field.selectionStart") == len(shown)
     assert link.input_value() == shown, "the same link, not another one"
+
+
+def test_a_video_is_shared_beside_its_download_and_from_the_message_that_it_is_ready(
+    open_page: Open, stack: Stack
+) -> None:
+    page = open_page("#new", permissions=["clipboard-read", "clipboard-write"])
+    choose_model(page, "T2V-A14B")
+    submit(page, "shared where it appears")
+    mine, toast = page.locator("[data-submitted]").first, page.locator(".toast")
+    expect(mine).to_contain_text("succeeded", timeout=90_000)
+    mine.get_by_role("button", name="Share: shared where it appears").click()
+    expect(mine.get_by_role("button", name="Copied")).to_be_focused()
+    shown = mine.get_by_role("textbox", name="Link to the video").input_value()
+    assert shown == page.evaluate("navigator.clipboard.readText()")
+    assert httpx.get(shown).content[4:8] == b"ftyp"
+    expect(mine.locator(".share")).to_contain_text("wanworks keys create")
+    page.evaluate("navigator.clipboard.writeText('')")
+    expect(toast).to_contain_text("Your video is ready: shared where it appears")
+    toast.get_by_role("button", name="Share").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="Copied")).to_be_focused()
+    assert page.evaluate("navigator.clipboard.readText()") == shown, "the same link"
+
+
+def test_a_browser_that_opens_a_shared_link_plays_and_saves_the_video(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="known to its owner alone")
+    stack.wait_status(job)
+    made = stack.request("POST", f"/api/v1/jobs/{job}/artifacts/video.mp4/link", json={}).json()
+    page = open_page(made["url"].removeprefix("/"), viewport={"width": 390, "height": 844})
+    expect(page.get_by_role("heading", name="video.mp4")).to_be_visible()
+    page.wait_for_function("document.querySelector('video').readyState >= 2")
+    assert "known to its owner alone" not in page.content()
+    with page.expect_download() as saved:
+        page.get_by_role("link", name="Download").click()
+    assert saved.value.suggested_filename == f"{job}-video.mp4"
+    assert saved.value.path().read_bytes()[4:8] == b"ftyp"
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not serious(page)
+
+
+def test_the_tab_for_a_new_video_shows_its_sign_under_the_pointer(open_page: Open) -> None:
+    page = open_page("#overview", viewport={"width": 390, "height": 844})
+    tab = page.get_by_role("navigation").get_by_role("link", name="New")
+    tab.hover()
+    # The sign has the colour that the wide layout's button has as its ground.
+    assert tab.evaluate("tab => getComputedStyle(tab).backgroundColor") == "rgba(0, 0, 0, 0)"
+
+
+def test_an_expected_time_within_a_minute_is_counted(open_page: Open) -> None:
+    page = open_page("#new")
+    text = page.evaluate("""async () => {
+        const main = document.querySelector("script[src*=main]").src;
+        const { soon } = await import(main.replace("main.js", "base/format.js"));
+        const now = Date.parse("2026-03-01T14:25:00Z");
+        return [-20, 0, 3.4, 59, 600].map((seconds) => soon(new Date(now + seconds * 1000).toISOString(), now));
+    }""")
+    assert [one.replace("\u00a0", " ") for one in text[:4]] == ["now", "now", "in about 3 s", "in about 59 s"]
+    assert re.fullmatch(r"about .*35.*", text[4]), text[4]
+
+
+def test_recent_jobs_are_there_after_a_reload_and_go_with_their_jobs(
+    open_page: Open, watched: Watched, stack: Stack
+) -> None:
+    page = open_page("#new")
+    choose_model(page, "T2V-A14B")
+    submit(page, "kept by this browser")
+    mine = page.locator("[data-submitted]")
+    expect(mine).to_contain_text("succeeded", timeout=90_000)
+    page.reload()
+    expect(mine).to_contain_text("kept by this browser")
+    expect(mine.get_by_role("link", name="Download")).to_be_visible()
+    page.wait_for_timeout(500)
+    expect(page.locator(".toast")).to_have_count(0)  # it had ended before
+    expect(page.locator(".make-bar .newest")).to_have_count(0)
+    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
+    try:
+        submit(page, "ends after a reload")
+        expect(mine).to_have_count(2)
+        page.reload()
+        expect(mine).to_have_count(2)
+        page.get_by_role("link", name="All jobs").click()
+        expect(page.get_by_role("heading", level=1, name="Jobs")).to_be_visible()
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={})
+    expect(page.locator(".toast")).to_contain_text("Your video is ready: ends after a reload")
+    page.go_back()
+    page.get_by_role("link", name="Open: ends after a reload").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog", name="Delete this job?").get_by_role("button", name="Delete").click()
+    expect(mine).to_have_count(1)
+    kept = page.evaluate("JSON.parse(localStorage.getItem('wanworks.submitted'))")
+    assert [len(one["requests"]) for one in kept] == [1]
+    # A job that is deleted while no page is open is forgotten, too.
+    gone = "01a22ce8-c102-7a64-835f-1beb9a94d33e"
+    kept[0]["requests"].append({"ids": [gone]})
+    page.evaluate("kept => localStorage.setItem('wanworks.submitted', JSON.stringify(kept))", kept)
+    page.goto(f"{stack.url}/#new")
+    page.reload()
+    expect(mine).to_have_count(1)
+    expect(mine).to_contain_text("kept by this browser")
+    page.wait_for_function("JSON.parse(localStorage.getItem('wanworks.submitted'))[0].requests.length === 1")
+    watched.complaints = [one for one in watched.complaints if gone not in one]  # its 404
+    # Those of another key are not shown, and what is not a list of jobs is no error.
+    page.evaluate("""() => {
+        const kept = JSON.parse(localStorage.getItem("wanworks.submitted"));
+        const broken = { key: "", requests: [{ ids: 3 }, null] };
+        localStorage.setItem("wanworks.submitted", JSON.stringify([null, broken, { ...kept[0], key: "another" }]));
+    }""")
+    page.reload()
+    expect(page.get_by_text("Jobs that you submit on this page appear here")).to_be_visible()
+
+
+def test_the_newest_twenty_jobs_are_kept_for_each_of_five_keys(open_page: Open) -> None:
+    page = open_page("#new")
+    counts = page.evaluate("""async () => {
+        const main = document.querySelector("script[src*=main]").src;
+        const { rememberSubmitted, submitted } = await import(main.replace("main.js", "new/stored.js"));
+        const others = [1, 2, 3, 4, 5].map((number) => ({ key: `key ${number}`, requests: [{ ids: ["one"] }] }));
+        localStorage.setItem("wanworks.submitted", JSON.stringify(others));
+        for (let number = 0; number < 30; number += 1) rememberSubmitted({ ids: [`job ${number}`] });
+        const ids = submitted().flatMap((one) => one.ids);
+        return [ids.length, ids[0], ids.at(-1), JSON.parse(localStorage.getItem("wanworks.submitted")).length];
+    }""")
+    assert counts == [20, "job 29", "job 10", 5]
 
 
 def test_a_message_and_its_buttons_are_above_the_dialog_that_is_open(open_page: Open, stack: Stack) -> None:

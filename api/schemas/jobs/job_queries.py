@@ -178,6 +178,7 @@ class ArtifactQuery(BaseModel):
         BeforeValidator(_end),
     ] = None
     signature: Annotated[str | None, Field(max_length=64, description="The signature of the link.")] = None
+    download: Annotated[bool, Field(description="Whether a browser saves the file instead of showing it.")] = False
 
 
 class ImageQuery(BaseModel):

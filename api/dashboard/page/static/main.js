@@ -15,7 +15,8 @@ import * as load from "./base/load.js";
 import * as menus from "./base/menus.js";
 import { loading } from "./base/parts.js";
 import { loadLoras } from "./models/loras.js";
-import { announceEnds, newJob, startFrom } from "./new/new_job.js";
+import { newJob, startFrom } from "./new/new_job.js";
+import { announceEnds } from "./new/recent.js";
 import { overview } from "./overview/overview.js";
 import { activeCount, activeJobs, changed, mergeJobs, state, whenChanged } from "./base/state.js";
 import * as theme from "./base/theme.js";
@@ -125,17 +126,17 @@ function draw() {
 function drawConnection() {
   const { link, answeredAt, lostAt, isFailing } = feed.feed;
   const age = answeredAt ? (Date.now() - answeredAt) / 1000 : null;
-  const [shown, text] =
+  const [shown, text, more = ""] =
     link === "lost"
-      ? ["lost", `disconnected, ${state.loaded.size ? `data ${seconds(age)} old` : "no data yet"}`]
+      ? ["lost", "disconnected", `, ${state.loaded.size ? `data ${seconds(age)} old` : "no data yet"}`]
       : feed.isStale()
-        ? ["stale", `stale: last update ${seconds(age)} ago`]
+        ? ["stale", "stale", `: last update ${seconds(age)} ago`]
         : isFailing
-          ? ["stale", `requests fail${state.loaded.size ? "" : ", no data yet"}`]
+          ? ["stale", "requests fail", state.loaded.size ? "" : ", no data yet"]
           : { connecting: ["painted", answeredAt ? "connecting…" : "loading…"], live: ["live", "live"], polling: ["polling", "every 5 s"] }[link];
   const place = byId("connection");
   if (place.dataset.state !== shown) place.dataset.state = shown;
-  if (byId("connection-text").textContent !== text) byId("connection-text").textContent = text;
+  render(byId("connection-text"), text, more ? h("span", { class: "rest" }, more) : null);
   place.title = isFailing
     ? "Messages arrive, but the server does not answer requests"
     : lostAt
@@ -180,7 +181,9 @@ function drawNotice() {
     notice = h(
       "p",
       { key: "lost", class: "note bad" },
-      `The server is unreachable. ${state.loaded.size ? "The data shown is out of date; reconnecting." : "There is no data yet; connecting."} Accepted jobs are not lost.`,
+      `The server is unreachable. ${state.loaded.size ? "The data shown is out of date; reconnecting." : "There is no data yet; connecting."} Accepted jobs are not lost. If it was stopped, start it again with `,
+      h("code", null, "wanworks up"),
+      " or as you did before.",
     );
   else if (failed.length)
     notice = h("p", { key: "failed", class: "note bad" }, `Some data could not be loaded. ${failed.join(" ")}`);
@@ -222,7 +225,7 @@ theme.start(byId("theme"));
 menus.listen();
 byId("refresh").addEventListener("click", async () => {
   await feed.refresh();
-  if (feed.feed.link !== "lost") showMessage("Refreshed.");
+  if (feed.feed.link !== "lost" && !feed.feed.isFailing) showMessage("Refreshed.");
 });
 byId("shortcuts").addEventListener("click", showShortcuts);
 addEventListener("keydown", (event) => {

@@ -1,5 +1,6 @@
 """Required scopes: the table below must have a row for every route, so a new route without a row fails a test."""
 
+import html
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -378,6 +379,40 @@ def test_a_key_pauses_only_its_own_jobs(installation: Installation) -> None:
     assert pause("admin", {"key": "owner"}, "resume").status_code == 200
     entries = installation.client.get("/api/v1/audit", headers=installation.header("admin")).json()["data"]
     assert entries[0]["act"] == "resumeQueue"
+
+
+def test_a_browser_that_opens_a_signed_link_gets_a_page_with_the_file_alone(installation: Installation) -> None:
+    path = f"/api/v1/jobs/{installation.job}/artifacts/video.mp4"
+    url = installation.client.post(f"{path}/link", headers=installation.header("owner")).json()["url"]
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    shown = installation.client.get(url, headers=browser)
+    assert shown.headers["content-type"] == "text/html; charset=utf-8"
+    assert (shown.headers["vary"], shown.headers["cache-control"]) == ("Accept", "no-store")
+    assert shown.headers["referrer-policy"] == "no-referrer"
+    policy = shown.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "script-src" not in policy
+    assert "<script" not in shown.text
+    assert "<h1>video.mp4</h1><p>6 B · this link is valid until " in shown.text
+    prompt = installation.client.get(f"/api/v1/jobs/{installation.job}", headers=installation.header("owner"))
+    assert prompt.json()["params"]["prompt"] not in shown.text
+    source, download = (html.unescape(one) for one in re.findall(r'(?:src|href)="(/[^"]+)"', shown.text))
+    assert source == url
+    assert installation.client.get(source, headers={"Accept": "*/*"}).content == b"frames"
+    saved = installation.client.get(download, headers=browser)
+    assert saved.content == b"frames"
+    assert saved.headers["content-disposition"] == f'attachment; filename="{installation.job}-video.mp4"'
+    for plain in (installation.client.get(url), installation.client.get(url, headers={"Accept": "video/*"})):
+        assert plain.content == b"frames"
+        assert plain.headers["vary"] == "Accept", "a cache keeps it apart from the page"
+        assert plain.headers["content-disposition"] == 'inline; filename="video.mp4"'
+    # A browser has the file's ETag; the page is no version of the file.
+    again = installation.client.get(url, headers={**browser, "If-None-Match": plain.headers["etag"]})
+    assert again.status_code == 200
+    assert installation.client.get(f"{url}0", headers=browser).status_code == 403
+    # With a key, the same address is the file.
+    keyed = installation.client.get(path, headers={**browser, **installation.header("owner")})
+    assert keyed.content == b"frames"
 
 
 def test_a_signed_link_is_valid_for_one_file_until_it_expires(installation: Installation) -> None:

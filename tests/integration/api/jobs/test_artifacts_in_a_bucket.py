@@ -96,6 +96,22 @@ def test_a_client_is_redirected_to_the_bucket(
         assert client.get(made.url.replace("video.mp4", name), follow_redirects=False).status_code == 404
 
 
+def test_the_page_of_a_signed_link_plays_from_the_bucket_and_saves_through_the_api(
+    client: TestClient, database: Database, store: Store, public: Line
+) -> None:
+    made = make(client, database, store)
+    link = client.post(f"{made.url}/link").json()["url"]
+    browser = {"Accept": "text/html,*/*;q=0.8"}
+    page = client.get(link, headers=browser, follow_redirects=False)
+    assert page.status_code == 200
+    assert f"media-src 'self' {public.url};" in page.headers["content-security-policy"]
+    played = client.get(link, headers={"Accept": "*/*"}, follow_redirects=False)
+    assert played.headers["location"].startswith(f"{public.url}/")
+    saved = client.get(f"{link}&download=true", headers=browser, follow_redirects=False)
+    assert (saved.status_code, saved.content == CONTENT) == (200, True)
+    assert saved.headers["content-disposition"] == f'attachment; filename="{made.job_id}-video.mp4"'
+
+
 def test_a_link_expires(
     make_client: Callable[[Settings], TestClient], settings: Settings, database: Database, store: Store
 ) -> None:

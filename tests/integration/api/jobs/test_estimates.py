@@ -110,10 +110,10 @@ def test_one_measured_job_is_told_in_the_singular(client: TestClient, database: 
     once = {"loading": LOAD, "denoising": RUN}
     used(database, model_id="TI2V-5B", seconds=RUN + LOAD, timings=once, warm=False, work=WORK)
     several = client.post(URL, json=GOOD, params={"dry_run": "true"}).json()
-    assert "The median times of the last 3 successes, scaled to this size and number of steps" in several["cost"]["how"]
+    assert several["cost"]["how"].startswith("Estimated from the last 3 similar videos")
     assert "the median times of the last 3 successes like it" in several["expected"]["how"]
     one = client.post(URL, json={**GOOD, "model_id": "TI2V-5B"}, params={"dry_run": "true"}).json()
-    assert one["cost"]["how"].startswith("The times of the last success, scaled")
+    assert one["cost"]["how"].startswith("Estimated from the last similar video")
     assert "the times of the last success like it" in one["expected"]["how"]
 
 

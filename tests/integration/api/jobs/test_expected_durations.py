@@ -77,10 +77,10 @@ def test_the_page_and_the_dry_run(client: TestClient) -> None:
     assert client.get(ESTIMATE).json()["generation_seconds"] == WHOLE
     cost = client.post(URL, json=ASKED, params={"dry_run": "true"}).json()["cost"]
     assert (cost["generation_seconds"], cost["gpu_seconds"], cost["samples"]) == (WHOLE, HELD + 1.0, 3)
-    how = "The median times of the last 3 successes, scaled to this size and number of steps, "
-    assert cost["how"] == f"{how}plus the median time of loading."
+    assert cost["how"] == "Estimated from the last 3 similar videos, plus loading the model."
     several = client.post(URL, json={**ASKED, "count": 3}, params={"dry_run": "true"}).json()["cost"]
     assert several["gpu_seconds"] == 3 * HELD + 1.0
+    assert several["how"] == "Estimated from the last 3 similar videos, times 3 videos, plus loading the model once."
 
 
 def test_queued_jobs(client: TestClient) -> None:

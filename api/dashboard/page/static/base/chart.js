@@ -23,7 +23,7 @@ const sizes = new ResizeObserver((entries) => {
 
 /**
  * Returns a chart. `spec`: {title, hours, times [ms], series [{name, values, live?}], format (value -> text),
- * inSeconds? (the values are seconds), top? (the end of the scale), least? (the minimum end of the scale)}.
+ * inSeconds? (the values are seconds), at? (() -> the time of the present values, ms), top? (the end of the scale), least? (the minimum end of the scale)}.
  * `live()` is what the series is now; without it, that is its last value. Null values were not measured.
  */
 export function chart(spec) {
@@ -42,7 +42,8 @@ export function chart(spec) {
           sizes.observe(plot);
         }
         const place = places.get(plot);
-        if (place.spec === spec && Date.now() - place.drawnAt < SLIDE_MS) return;
+        const isSame = place.spec === spec && place.now === String(present(spec));
+        if (isSame && Date.now() - place.drawnAt < SLIDE_MS) return;
         place.spec = spec;
         draw(plot);
       },
@@ -85,6 +86,9 @@ function legend(spec) {
   );
 }
 
+/** What each series is now; null: not known. */
+const present = (spec) => spec.series.map((one) => one.live?.() ?? null);
+
 function latest(spec, one) {
   const value = one.live ? one.live() : one.values.at(-1);
   return value === null || value === undefined ? NONE : spec.format(value);
@@ -94,14 +98,15 @@ function draw(plot) {
   const place = places.get(plot);
   if (!place) return;
   const { spec } = place;
-  place.drawnAt = Date.now();
+  const now = present(spec);
+  Object.assign(place, { drawnAt: Date.now(), now: String(now) });
   const width = Math.max(plot.clientWidth, 160);
   const until = Math.max(Date.now(), spec.times.at(-1) ?? 0);
   const since = until - spec.hours * HOUR_MS;
   const top =
     spec.top ??
     nice(
-      Math.max(spec.least ?? 0, ...spec.series.flatMap((one) => one.values.filter((value) => value !== null))),
+      Math.max(spec.least ?? 0, ...[...spec.series.flatMap((one) => one.values), ...now].filter((value) => value !== null)),
       spec.inSeconds,
     );
   const x = (time) => EDGE.left + ((time - since) / (until - since)) * (width - EDGE.left - EDGE.right);
@@ -136,7 +141,7 @@ function draw(plot) {
           spec.hours > 24 ? day(time) : clock(time),
         ),
       ),
-      spec.series.map((one, index) => line(one, index, spec, x, y, since)),
+      spec.series.map((one, index) => line(one, index, spec, x, y, since, now[index])),
       at === null ? null : cursor(spec, at, x, y),
     ),
     at === null && spec.times.length === 0 ? h("p", { class: "nothing" }, "no data in this time range") : null,
@@ -144,12 +149,14 @@ function draw(plot) {
   );
 }
 
-function line(one, index, spec, x, y, since) {
+/** Draws one series, and up to the present, if that is known: the legend names it, and the newest measured point is older. */
+function line(one, index, spec, x, y, since, present) {
   const runs = [];
   let run = null;
   const gap = Math.max(3.5 * MINUTE_MS, (3 * spec.hours * HOUR_MS) / POINTS);
-  one.values.forEach((value, at) => {
-    const time = spec.times[at];
+  const measured = one.values.map((value, at) => [spec.times[at], value]);
+  if (present !== null && measured.length) measured.push([spec.at?.() ?? Date.now(), present]);
+  measured.forEach(([time, value]) => {
     if (value === null || value === undefined || time < since) {
       run = null;
       return;

@@ -106,6 +106,16 @@ export function at(iso, now = Date.now()) {
   return today ? clock(then) : `${day(then)}, ${clock(then)}`;
 }
 
+const NEAR_S = 60;
+const NOW_S = 2;
+
+/** Formats an expected time: within a minute by how long until then, else as the clock shows it. */
+export function soon(iso, now = Date.now()) {
+  const left = (Date.parse(iso) - now) / 1000;
+  if (left < NOW_S) return "now";
+  return left < NEAR_S ? `in about ${seconds(Math.round(left))}` : `about ${at(iso, now)}`;
+}
+
 export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }

@@ -180,6 +180,9 @@ const flows = () => state.flows && part("flows", state.flows.load);
 /** Loads the gallery, once its script is there. */
 const gallery = () => state.gallery && part("gallery-view", state.gallery.load);
 
+/** Loads the jobs that were submitted in this browser. */
+const submitted = () => part("submitted", () => state.readSubmitted());
+
 const loras = () => part("loras", () => state.readLoras());
 
 const PARTS = {
@@ -187,7 +190,7 @@ const PARTS = {
   overview: [firstRun, history, latest, models, usage, pauses],
   jobs: [jobs],
   flows: [flows],
-  new: [models, loras, firstRun, pauses],
+  new: [models, loras, firstRun, pauses, submitted],
   models: [() => models().then(tiers), health, insight, loras, firstRun],
   devices: [models, pauses],
   alerts: [resolved],

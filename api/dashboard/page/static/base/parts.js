@@ -1,7 +1,7 @@
 // Elements shared by several views. Pure functions from values to elements.
 
 import { h, icon } from "./dom.js";
-import { at, bytes, NONE, percent, seconds, sentence, words } from "./format.js";
+import { bytes, NONE, percent, seconds, sentence, soon, words } from "./format.js";
 import { state } from "./state.js";
 
 export function badge(state, text = words(state)) {
@@ -64,9 +64,19 @@ export function bar(value, label) {
 /** When a queued job is expected to start and end. */
 function expected(job) {
   if (!job.estimated_start) return "";
-  const end = job.estimated_end ? `, ends ${at(job.estimated_end)}` : "";
-  return ` · starts about ${at(job.estimated_start)}${end}`;
+  const end = job.estimated_end ? `, ends ${soon(job.estimated_end)}` : "";
+  return ` · starts ${soon(job.estimated_start)}${end}`;
 }
+
+/** How long a job still takes, by its last report and the time since. */
+function leftOf({ progress, progressAt = Date.now() }) {
+  const left = Math.ceil(progress.eta_seconds - (Date.now() - progressAt) / 1000);
+  return left > 0 ? `${seconds(left)} left` : "longer than estimated";
+}
+
+/** Whether the model of a job is being downloaded. */
+const isDownloading = ({ model_id }) =>
+  [...state.jobs.values()].some((job) => job.type === "download" && job.model_id === model_id && job.status === "running");
 
 const EXPLAINED = new Set(["memory", "backoff", "pause", "start_time", "window", "limit", "dependency"]);
 
@@ -74,7 +84,7 @@ const EXPLAINED = new Set(["memory", "backoff", "pause", "start_time", "window",
 export function progressText(job) {
   const { progress } = job;
   if (job.status === "queued") {
-    if (progress.phase === "waiting_for_model") return "waiting for its model";
+    if (progress.phase === "waiting_for_model") return isDownloading(job) ? "downloading its model first" : "waiting for its model";
     const { reason, detail } = job.waiting_for ?? {};
     const isOver = reason === "pause" && state.pauses?.length === 0; // the job was read before
     if (EXPLAINED.has(reason) && !isOver) return `waiting. ${detail}`;
@@ -85,8 +95,9 @@ export function progressText(job) {
   if (job.status === "paused")
     return `paused${job.paused_by === "disk_full" ? ": the disk is full" : ""} at ${percent(progress.percent)}`;
   const parts = [percent(progress.percent)];
-  if (progress.eta_seconds !== null && progress.eta_seconds !== undefined) parts.push(`${seconds(progress.eta_seconds)} left`);
-  const step = progress.step && progress.steps ? `step ${progress.step} of ${progress.steps}` : "";
+  if (progress.eta_seconds !== null && progress.eta_seconds !== undefined) parts.push(leftOf(job));
+  const unit = progress.phase === "denoising" ? "step" : "part"; // a video is decoded a few frames at a time
+  const step = progress.step && progress.steps ? `${unit} ${progress.step} of ${progress.steps}` : "";
   const doing = [sentence(progress.phase ?? "").toLowerCase(), step].filter(Boolean).join(", ");
   if (doing) parts.push(doing);
   if (progress.bytes_total) parts.push(`${bytes(progress.bytes_done ?? 0)} of ${bytes(progress.bytes_total)}`);

@@ -81,6 +81,7 @@ export function mergeJobs(jobs) {
     }
     const known = state.jobs.get(job.id);
     if (known && isOlder(job, known)) continue;
+    job.progressAt = known && isSame(job.progress, known.progress) ? known.progressAt : Date.now();
     state.jobs.delete(job.id); // keeps the map ordered by the last update
     state.jobs.set(job.id, job);
     if (known && !hasEnded(known) && hasEnded(job)) for (const act of endListeners) act(job);
@@ -106,6 +107,8 @@ function removeOldest() {
   }
 }
 
+const isSame = (one, other) => ["percent", "phase", "step", "eta_seconds"].every((name) => one[name] === other[name]);
+
 function isOlder(job, known) {
   if (job.attempt !== known.attempt) return job.attempt < known.attempt;
   if (hasEnded(known)) return !hasEnded(job);
@@ -113,6 +116,7 @@ function isOlder(job, known) {
 }
 
 export function removeJob(id) {
+  state.removed?.(id);
   state.jobs.delete(id);
   state.list.ids = state.list.ids?.filter((one) => one !== id) ?? null;
   state.latest = state.latest.filter((one) => one !== id);

@@ -66,7 +66,8 @@ export function timings(job) {
 const MEASURES = {
   luma: ["Brightness", (value) => `${number(value)} of 255`, "Average luma of the frames"],
   contrast: ["Contrast", (value) => `${number(value, 1)} of 255`, "Standard deviation of luma within a frame"],
-  sharpness: ["Sharpness", (value) => number(value, 2), "Variance of the Laplacian over that of luma: more is sharper, there is no highest value"],
+  // From this value on, the score is not lowered by it (docs/scores.md).
+  sharpness: ["Sharpness", (value) => `${number(value, 2)} (sharp from 0.05)`, "Variance of the Laplacian over that of luma: more is sharper, there is no highest value"],
   frozen_share: ["Frozen frames", fraction, "Share of frames that hardly differ from the one before"],
   flicker: ["Flicker", (value) => `${number(value, 3)} of 1`, "How much the brightness of frames differs from that of their neighbours"],
 };
@@ -94,7 +95,7 @@ export function quality(job) {
       ),
       Object.entries(found.measures).map(measure),
     ),
-    h("p", { class: "small muted" }, "Measured on the frames; none of it judges what they show."),
+    h("p", { class: "small muted" }, "Measured on the frames: blur, frozen frames and flicker lower the score. None of it judges what they show."),
   );
 }
 
@@ -114,8 +115,12 @@ export function settings(job) {
       fact("Resolution", params.resolution),
       fact("Frames", `${params.frames} at ${params.fps}/s`),
       fact("Steps", number(params.steps)),
-      fact("Guidance", [params.guidance_scale, params.guidance_scale_2].filter((one) => one !== null).join(" / ")),
-      fact("Flow shift", number(params.flow_shift, 2)),
+      fact(
+        params.guidance_scale_2 === null ? "Guidance" : "Guidance, high / low",
+        [params.guidance_scale, params.guidance_scale_2].filter((one) => one !== null).join(" / "),
+        "How closely the prompt is followed: in the first, rough part, and in the second, with the details",
+      ),
+      fact("Flow shift", number(params.flow_shift, 2), "Higher values spend more steps on the rough shape and motion"),
       fact("Seed", [String(params.seed), " ", copyButton(String(params.seed), "seed")]),
       fact("Quantization", params.quantization),
       fact("Speed", speedOf(job)),

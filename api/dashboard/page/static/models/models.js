@@ -30,9 +30,12 @@ export function models() {
           h("code", null, "wanworks up"),
           " without ",
           h("code", null, "--catalogue demo"),
-          "; what they need is in docs/hardware.md.",
+          ", or by ",
+          h("code", null, "make up CATALOGUE=default"),
+          "; the page Hardware of the documentation says what they need.",
         )
       : null,
+    h("p", { class: "small muted", key: "actions" }, "Verify compares the files of a model with their checksums. Pin keeps them from being removed by a cleanup."),
     h("ul", { class: "cards wide" }, Object.values(state.models).map(card)),
     h("div", { class: "columns" }, compare(), recommend()),
     loras(),
@@ -59,7 +62,7 @@ function card(model) {
     ),
     facts(
       fact("Size", [megabytes(model.size_mb), catalogueHint(model, "size_mb")]),
-      fact("Integrity", fraction(model.integrity_score), "Verified bytes divided by expected bytes"),
+      fact("Verified", fraction(model.integrity_score), "How much of its files has the right checksum"),
       fact("Average time, 30 days", seconds(model.average_generation_time)),
       fact("Succeeded", health?.success_rate == null ? NONE : `${fraction(health.success_rate)} of the latest ${plural(health.samples, "job")}`),
       fact("In 24 h", insight ? plural(insight.generations_24h ?? 0, "job") : NONE),
@@ -113,15 +116,18 @@ function ofFirstJob(first) {
 function speeds(model) {
   const tiers = state.tiers?.[model.model_id]?.tiers.filter((one) => one.tier !== "exact");
   if (!tiers) return null;
+  const unknown = tiers.filter((one) => !one.measured[0]).map((one) => one.tier);
   return h(
     "ul",
     { class: "small", "aria-label": `Speed tiers of ${model.model_id}`, key: "tiers" },
-    tiers.map((one) => h("li", { key: one.tier }, h("b", null, one.tier), ": ", measured(one.measured[0]))),
+    tiers.filter((one) => one.measured[0]).map((one) => h("li", { key: one.tier }, h("b", null, one.tier), ": ", measured(one.measured[0]))),
+    unknown.length
+      ? h("li", { key: "unknown" }, h("b", null, unknown.join(", ")), ": not measured here yet; ", h("code", null, `wanworks benchmark ${model.model_id}`), " does that")
+      : null,
   );
 }
 
 function measured(one) {
-  if (!one) return "not measured";
   const psnr = one.psnr_mean === null ? "equal frames" : `PSNR ${number(one.psnr_mean, 1)} dB`;
   return `${number(one.speedup, 2)} times as fast as exact, SSIM ${number(one.ssim_mean, 3)} (least ${number(one.ssim_min, 3)}), ${psnr}; ${one.resolution}, ${one.frames} frames, ${one.device_name}`;
 }

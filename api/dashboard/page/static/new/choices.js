@@ -120,17 +120,18 @@ const KNOWN = [[16, 9], [4, 3], [3, 2], [2, 3], [3, 4], [9, 16]]; // prettier-ig
 
 const shapeOf = ({ width, height }) => (width === height ? "square" : width > height ? "wide" : "tall");
 
-/** Returns the usual name of a ratio, or the ratio itself. */
+/** Returns the usual name of a ratio, with "about" where it is not quite that, or the ratio itself. */
 function ratioOf({ width, height }) {
   const near = KNOWN.find(([a, b]) => Math.abs(width / height / (a / b) - 1) < 0.04);
-  return near?.join(":") ?? number(width / height, 2);
+  if (!near) return number(width / height, 2);
+  return `${Math.abs(width / height / (near[0] / near[1]) - 1) < 0.005 ? "" : "about "}${near.join(":")}`;
 }
 
 const described = (one) => (shapeOf(one) === "square" ? "square" : `${ratioOf(one)} ${shapeOf(one)}`);
 
 /** Sums up what is chosen, for the button that creates the video. */
 export function chosenInWords({ resolution, frames, fps, speed, count }) {
-  const parts = [resolution.replace("x", "×"), `${number(frames / fps, 1)} s`, speed];
+  const parts = [resolution.replace("x", "×"), `${number(frames / fps, 1)} s`, `speed: ${speed}`];
   return [...parts, count > 1 ? `${count} videos` : null].filter(Boolean).join(" · ");
 }
 

@@ -3,7 +3,7 @@
 
 import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
-import { at, number, plural, seconds, sentence } from "../base/format.js";
+import { number, plural, seconds, sentence, soon } from "../base/format.js";
 import { artifactOf, badge, button, progressOf, titleOf } from "../base/parts.js";
 import { changed, hasEnded, state } from "../base/state.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
@@ -82,13 +82,14 @@ function figures({ cost, expected, memory, model_ready: ready }, entry) {
   const first = there && !there.is_available ? firstUse(entry.model_id, draft.filled.fallback?.includes("download_and_retry")) : null;
   const later = first && first.state !== "refused" ? "after the download" : "when the model is there";
   const held = pauseOf(entry.model_id);
+  // Counted from the answer: while nothing is sent, the time that passes brings neither nearer.
   const isDated = !held && (expected.start_at || !ready);
   return [
     h(
       "dl",
       { class: "estimate-facts" },
-      isDated ? pair("Starts", expected.start_at ? at(expected.start_at) : later) : null,
-      isDated ? pair("Ends", expected.end_at ? at(expected.end_at) : known ? "not known" : "not measured yet") : null,
+      isDated ? pair("Starts", expected.start_at ? soon(expected.start_at, estimate.at) : later) : null,
+      isDated ? pair("Ends", expected.end_at ? soon(expected.end_at, estimate.at) : known ? "not known" : "not measured yet") : null,
       pair("Device time", cost.gpu_seconds !== null ? `about ${seconds(cost.gpu_seconds)}` : known ? `about ${seconds(cost.generation_seconds)}` : "not measured yet"),
     ),
     first ? download(first) : null,

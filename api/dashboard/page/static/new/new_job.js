@@ -1,25 +1,21 @@
-// The view for a new video: the form, the bar with the estimate, and the jobs that this page has submitted.
+// The view for a new video: the form, the bar with the estimate, and the jobs that were submitted here.
 
 import { base, get, Unreachable, newKey, post, Problem } from "../base/api.js";
 import { showMessage } from "../base/dialogs.js";
-import { h, icon } from "../base/dom.js";
+import { h } from "../base/dom.js";
 import * as load from "../base/load.js";
-import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
-import { afterDrawing, changed, hasEnded, mergeJobs, state } from "../base/state.js";
+import { note } from "../base/parts.js";
+import { afterDrawing, changed, mergeJobs, state } from "../base/state.js";
 import { chosen, draft, fieldNames, formOf, requestBody, resetFields, restore, save, setPicture, withPictures } from "./draft.js";
-import { reuse } from "../job/actions.js";
 import { estimateBar } from "./estimate.js";
 import { fields, fieldChanged } from "./generation_form.js";
 import { listen, takeFrom } from "./picture.js";
+import { latest, noteSubmitted, results } from "./recent.js";
 import { offer, setAside } from "./reusing.js";
 import * as stored from "./stored.js";
 
-const SHOWN = 16;
 const COPIED_MS = 10_000;
-const QUEUED_MS = 6_000;
-const ENDED_MS = 10_000;
 
-let submitted = []; // newest first: {ids: of jobs submitted at once, open: action of their message, close, ended: how many}
 let from = null; // the job whose settings were copied last
 let begun = false;
 
@@ -46,7 +42,7 @@ export function newJob() {
         },
         fields(entry),
       ),
-      estimateBar(entry, takeAlternative, mine()[0]),
+      estimateBar(entry, takeAlternative, latest()),
     ),
     h("div", { class: "make-side" }, results()),
   );
@@ -78,32 +74,6 @@ function takeAlternative(request) {
   resetFields(model_id, { ...draft.filled, ...rest, prompt: draft.filled.prompt });
   save();
 }
-
-const known = ({ ids }) => ids.map((id) => state.jobs.get(id)).filter(Boolean);
-
-/** Returns the jobs that this page submitted, the newest request first. */
-const mine = () => submitted.flatMap(known);
-
-/** Shows in any view that jobs of this page have ended, in the place of the message that they are queued. */
-export function announceEnds() {
-  for (const request of submitted) {
-    const jobs = known(request);
-    // From here on, the form shows their progress.
-    if (document.documentElement.dataset.view === "new" && jobs.some((job) => job.status !== "queued")) request.close();
-    const ended = jobs.filter(hasEnded);
-    if (ended.length <= request.ended) continue;
-    request.ended = ended.length;
-    const ready = ended.filter((job) => job.status === "succeeded").length;
-    const title = titleOf(jobs[0]).slice(0, 80);
-    const lost = ended.length > ready;
-    if (request.ids.length > 1) tell(request, `${ready} of ${request.ids.length} videos are ready${lost ? `, ${ended.length - ready} ended without one` : ""}.`, lost);
-    else tell(request, lost ? `Your job ended without a video (${jobs[0].status}): ${title}` : `Your video is ready: ${title}`, lost);
-  }
-}
-
-/** Shows the one message of what was submitted at once. Returns a function that closes it. */
-const tell = ({ ids, open }, text, isBad = false, milliseconds = ENDED_MS) =>
-  showMessage(text, isBad ? "bad" : "good", { key: ids[0], actions: [open], milliseconds });
 
 /** Fills the form with the settings of a job (`#new?from=ID`) or selects a model (`#new?model=ID`). */
 export async function startFrom(query) {
@@ -169,10 +139,7 @@ async function send(event) {
     draft.settled = body.prompt;
     save();
     const ids = job.job_ids ?? [job.id];
-    const isOne = ids.length === 1;
-    const request = { ids, ended: 0, open: { text: "Open", href: isOne ? `#job/${ids[0]}` : `#jobs?batch_id=${job.batch_id}` } };
-    request.close = tell(request, isOne ? "The job is queued." : `${ids.length} jobs are queued.`, false, QUEUED_MS);
-    submitted = [request, ...submitted.filter((one) => one.ids[0] !== ids[0])]; // what is sent twice is one request
+    noteSubmitted(ids, job.batch_id);
     if (ids.length > 1) get("/api/v1/jobs", { batch_id: job.batch_id, limit: 16 }).then((page) => mergeJobs(page.data), () => {}); // the feed has them too
   } catch (error) {
     if (error instanceof Problem && error.errors.length) {
@@ -195,56 +162,4 @@ function focusErrors(form) {
     form.querySelector(".advanced:has(.field-error)")?.setAttribute("open", "");
     form.querySelector("[aria-invalid]")?.focus();
   });
-}
-
-function results() {
-  const jobs = mine().slice(0, SHOWN);
-  return h(
-    "section",
-    { class: "panel", "aria-labelledby": "h-recent" },
-    h("h2", { id: "h-recent" }, "Your recent jobs"),
-    jobs.length ? h("ul", { class: "now results" }, jobs.map(resultItem)) : empty("Jobs that you submit appear here with their progress."),
-  );
-}
-
-function resultItem(job) {
-  const video = artifactOf(job, "video");
-  return h(
-    "li",
-    { key: job.id, "data-submitted": job.id, class: job.batch_id ? "of-several" : "" },
-    h(
-      "div",
-      { class: "row between" },
-      h("a", { class: "title", href: `#job/${job.id}` }, titleOf(job)),
-      badge(job.status),
-    ),
-    hasEnded(job) ? null : progressOf(job),
-    job.error ? note(job.error.message, "bad") : null,
-    (job.fallback_applied ?? []).map((one) => note(one.message)),
-    video
-      ? h("video", {
-          key: video.url,
-          class: "player small-player",
-          controls: true,
-          loop: true,
-          preload: "metadata",
-          src: video.url,
-          poster: artifactOf(job, "thumbnail")?.url,
-          playsinline: true,
-          width: job.result.width,
-          height: job.result.height,
-          "aria-label": `Video: ${titleOf(job)}`,
-        })
-      : null,
-    job.status === "succeeded" ? h("p", { class: "small muted" }, `seed ${String(job.params.seed)} · ${job.params.resolution}`) : null,
-    video
-      ? h(
-          "div",
-          { class: "row wrap", key: "actions" },
-          h("a", { class: "button", href: video.url, download: `${job.id}-${video.name}` }, icon("download"), "Download"),
-          h("a", { class: "button quiet", href: `#job/${job.id}`, "aria-label": `Open: ${titleOf(job).slice(0, 60)}` }, "Open"),
-          reuse(job, "quiet"),
-        )
-      : null,
-  );
 }

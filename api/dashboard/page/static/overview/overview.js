@@ -276,6 +276,7 @@ function specs(hours, rows) {
   const times = rows.map((row) => Date.parse(row.timestamp));
   // What a series is now is beside its name: the newest point of a long time is a mean of some minutes.
   const of = (name, from, live = () => state.metrics?.[from]) => ({ name, live, values: rows.map((row) => row[from] ?? null) });
+  const at = () => feed.answeredAt;
   const plain = (value) => number(value, 1);
   const share = (value) => percent(value);
   return [
@@ -283,6 +284,7 @@ function specs(hours, rows) {
       title: "Jobs",
       hours,
       times,
+      at,
       format: plain,
       least: 2,
       series: [of("running", "running_jobs", () => state.counts?.running), of("queued", "queued_jobs", () => state.counts?.queued)],
@@ -291,6 +293,7 @@ function specs(hours, rows) {
       title: "Videos per hour",
       hours,
       times,
+      at,
       format: plain,
       least: 2,
       series: [of("succeeded", "succeeded_1h"), of("failed", "failed_1h")],
@@ -299,6 +302,7 @@ function specs(hours, rows) {
       title: "Generation time",
       hours,
       times,
+      at,
       format: seconds,
       inSeconds: true,
       series: [of("average", "average_generation_seconds")],
@@ -307,6 +311,7 @@ function specs(hours, rows) {
       title: "Oldest job in the queue",
       hours,
       times,
+      at,
       format: seconds,
       inSeconds: true,
       series: [of("waiting for", "oldest_queued_seconds")],
@@ -315,6 +320,7 @@ function specs(hours, rows) {
       title: "Device utilisation",
       hours,
       times,
+      at,
       top: 100,
       format: share,
       series: [of("average", "system_load_percent")],
@@ -323,6 +329,7 @@ function specs(hours, rows) {
       title: "Device memory",
       hours,
       times,
+      at,
       top: 100,
       format: share,
       series: [of("in use", "memory_usage_percent")],

@@ -39,9 +39,8 @@ def resolve(
             wrong.append(FieldError(("body", field), msg, type))
 
     def one_of(field: str, value: object, allowed: tuple[object, ...]) -> None:
-        expect(
-            value in allowed, field, f"{value!r} is not supported by {model}; allowed: {', '.join(map(str, allowed))}"
-        )
+        if value not in allowed:
+            expect(False, field, f"{value!r} is not supported by {model}; allowed: {', '.join(map(str, allowed))}")
 
     one_of("resolution", resolution, entry.resolutions)
     one_of("fps", fps, entry.fps)

@@ -51,6 +51,7 @@ class _Cached:
 class Access:
     def __init__(self, settings: Settings, database: Database, rates: Rates) -> None:
         self._settings = settings
+        self._on_loopback = is_loopback(settings.host)
         self._database = database
         self._rates = rates
         # By (kind, value) of the credential, so that the id in a session is never accepted as a key.
@@ -91,7 +92,7 @@ class Access:
 
     async def is_open(self) -> bool:
         """Return whether no key is required. Raises DatabaseUnavailable."""
-        if self._keys_made or not is_loopback(self._settings.host):
+        if self._keys_made or not self._on_loopback:
             return False
         now = time.monotonic()
         if now - self._checked_at > _CACHE_SECONDS:

@@ -104,9 +104,12 @@ def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
 
 
+_SHARED_PARAMS = tuple(set(Params.model_fields) - {"image", "last_image", "fit", "resolution"})
+
+
 def settled_params(stored: dict[str, Any]) -> Params:
     params = GenerationParams.model_validate(stored)
-    shared = params.model_dump(include=set(Params.model_fields) - {"image", "last_image", "fit", "resolution"})
+    shared = {name: getattr(params, name) for name in _SHARED_PARAMS}
     has_image = params.image is not None or params.image_of is not None
     has_last = params.last_image is not None or params.last_image_of is not None
     fit = (params.fit or "cover") if has_image else None

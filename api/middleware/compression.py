@@ -4,8 +4,8 @@ Everything else passes unchanged: event streams must not wait in a compressor, m
 already, the page's files are compressed once, and a file that is served in ranges must have the same bytes in each.
 """
 
-from starlette.datastructures import Headers
-from starlette.middleware.gzip import GZipResponder, IdentityResponder
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.gzip import GZipResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.headers import takes_gzip
@@ -26,32 +26,35 @@ class Compression:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        accepted = takes_gzip(Headers(scope=scope).get("accept-encoding", ""))
-        responder: IdentityResponder = (
-            _Gzip(self.app, self._minimum_size, _LEVEL) if accepted else _Plain(self.app, self._minimum_size)
-        )
-        await responder(scope, receive, send)
+        if takes_gzip(Headers(scope=scope).get("accept-encoding", "")):
+            await _JsonOnly(self.app, self._minimum_size, _LEVEL)(scope, receive, send)
+            return
+
+        async def mark(message: Message) -> None:
+            """Say that the response depends on the header, because others get it compressed."""
+            if message["type"] == "http.response.start" and _is_compressed(message):
+                MutableHeaders(raw=message["headers"]).add_vary_header("Accept-Encoding")
+            await send(message)
+
+        await self.app(scope, receive, mark)
 
 
-class _JsonOnly(IdentityResponder):
+class _JsonOnly(GZipResponder):
     """Passes on what is not JSON, or is served in ranges."""
 
     _passes = False
 
     async def send_with_compression(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = Headers(raw=message.get("headers", []))
-            media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-            self._passes = media_type not in _JSON or "accept-ranges" in headers
+            self._passes = not _is_compressed(message)
         if self._passes:
             await self.send(message)
         else:
             await super().send_with_compression(message)
 
 
-class _Plain(_JsonOnly):
-    """Only marks the responses that would be compressed for others."""
-
-
-class _Gzip(_JsonOnly, GZipResponder):
-    """Compresses."""
+def _is_compressed(message: Message) -> bool:
+    """Return whether a response with these headers is compressed if it is long enough."""
+    headers = Headers(raw=message.get("headers", []))
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    return media_type in _JSON and "accept-ranges" not in headers

@@ -102,7 +102,7 @@ class Admission:
                 self._keep(job_id, received.pictures, dry_run=dry_run)
             finally:
                 images.give_memory_back()
-        return replace(new, idempotency_key=key, request_hash=received.digest() if key is not None else None)
+        return new if key is None else replace(new, idempotency_key=key, request_hash=received.digest())
 
     def repeated(self, new: NewJob, count: int, *, dry_run: bool = False) -> list[NewJob]:
         """Return the admitted job and those with the seeds after its own, each with pictures of its own in the store.

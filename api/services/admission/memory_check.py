@@ -1,7 +1,8 @@
 """Check whether a registered device has the memory for a generation, and describe what is missing."""
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from shared.management.reductions import Request
 from shared.models.loras import folder as lora_folder
 from shared.models.memory_plan import Needs
 from wanworks.requests import GenerationRequest, Quantization
+
+_MOST_REMEMBERED = 4096
+_BESIDE_THE_ENTRY = tuple(field.name for field in fields(Request) if field.name != "entry")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,7 @@ class MemoryCheck:
         self._loras_dir = loras_dir
         self._hosts = hosts
         self._refuses = refuses
+        self._known: dict[Hashable, str] = {}  # needs of recent requests, since most are of few sizes
 
     def is_quick(self, model_id: str, quantization: Quantization) -> bool:
         """Return whether `check` needs no query: the devices were read just now, and one fits whatever is requested."""
@@ -43,7 +48,7 @@ class MemoryCheck:
             return False
         devices = self._hosts.seen().devices
         named = (entry for entry in self._catalogue.entries if entry.model_id == model_id)
-        return not devices or any(_fits(devices, _largest(entry, quantization)) for entry in named)
+        return not devices or any(_fits(devices, self._largest_needs(entry, quantization)) for entry in named)
 
     def check(self, request: GenerationRequest | None, params: GenerationParams) -> None:
         """Raise NotEnoughMemory if devices are registered and none of them can ever run this. See `Host`.
@@ -56,14 +61,14 @@ class MemoryCheck:
         if self._refuses and params.devices_per_job > 1:
             self._check_team(params)
         if self._refuses and self.fits(params) is False:
-            needs, hosts = Needs.read(reductions.needs(self._wanted(params))), self._hosts.seen().devices
+            needs, hosts = Needs.read(self.needs(params)), self._hosts.seen().devices
             if not any(needs.runs_on(host.capability) for host in hosts):
                 raise InvalidField.of("quantization", lacks_fp8(len(hosts)), "not_supported")
             raise self._refusal(request, params)
 
     def fits(self, params: GenerationParams) -> bool | None:
         """Return whether a registered device has the memory; None if no device is registered."""
-        needs = reductions.needs(self._wanted(params))
+        needs = self.needs(params)
         count = params.devices_per_job
         hosts = self._hosts.seen().devices
         if hosts and not _fits(hosts, needs, count):
@@ -106,7 +111,22 @@ class MemoryCheck:
 
     def needs(self, params: GenerationParams) -> str:
         """Return what the generation needs, as `Needs.read` reads it."""
-        return reductions.needs(self._wanted(params))
+        wanted = self._wanted(params)
+        # All but the entry, which the model names.
+        key = (params.model_id, *(getattr(wanted, field) for field in _BESIDE_THE_ENTRY))
+        return self._remembered(key, lambda: reductions.needs(wanted))
+
+    def _largest_needs(self, entry: CatalogueEntry, quantization: Quantization) -> str:
+        return self._remembered((entry.model_id, quantization), lambda: _largest(entry, quantization))
+
+    def _remembered(self, key: Hashable, compute: Callable[[], str]) -> str:
+        known = self._known.get(key)
+        if known is None:
+            known = compute()
+            if len(self._known) >= _MOST_REMEMBERED:
+                self._known.clear()
+            self._known[key] = known
+        return known
 
     def _refusal(self, request: GenerationRequest | None, params: GenerationParams) -> NotEnoughMemory:
         wanted, hosts, count = self._wanted(params), self._hosts.seen().devices, params.devices_per_job

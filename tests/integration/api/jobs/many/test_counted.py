@@ -191,5 +191,5 @@ def test_a_dry_run_tells_the_cost_of_all(client: TestClient, database: Database)
     assert (one["count"], four["count"]) == (1, 4)
     assert one["cost"]["generation_seconds"] == four["cost"]["generation_seconds"] == 10.0
     assert four["cost"]["gpu_seconds"] == pytest.approx(one["cost"]["loading_seconds"] + 40.0)
-    assert "4 jobs" in four["cost"]["how"]
+    assert "4 videos" in four["cost"]["how"]
     assert count_of(database) == 0

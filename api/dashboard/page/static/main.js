@@ -63,7 +63,10 @@ function route(first = false) {
   }
   closeJob();
   const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : FIRST;
-  if (name && wanted === FIRST && name !== FIRST) history.replaceState(null, "", `#${FIRST}`); // there is no such view
+  if (name && wanted === FIRST && name !== FIRST) {
+    history.replaceState(null, "", `#${FIRST}`);
+    showMessage(`There is no view "${name.slice(0, 40)}".`, "bad");
+  }
   if (wanted in LATER) open(wanted, wanted === "gallery" ? params : name === "flow" ? decodeURIComponent(id) : null);
   behind = location.hash.slice(1) || FIRST;
   if (wanted === "jobs") filterBy(params);

@@ -4,7 +4,7 @@
 import { Unreachable, base, get } from "./api.js";
 import * as load from "./load.js";
 import { mergePreview } from "../job/preview.js";
-import { changed, enterList, mergeAlert, mergeJobs, recount, state, whenEnded } from "./state.js";
+import { changed, enterList, mergeAlert, mergeJobs, recount, state, whenEnded, whenMoved } from "./state.js";
 
 const POLL_MS = 5_000;
 const REFRESH_MS = 30_000;
@@ -32,6 +32,7 @@ export function start(firstView, listener) {
   view = firstView;
   notify = listener;
   whenEnded(ended);
+  whenMoved(movedSoon);
   connect();
   refresh();
   setInterval(tick, 1_000);
@@ -177,12 +178,10 @@ const MESSAGE_HANDLERS = {
     delete state.notes.metrics;
   },
   job_update(job) {
-    const before = state.jobs.get(job.id);
-    if (!job.deleted) recount(before, job);
+    if (!job.deleted && !state.jobs.has(job.id)) recount(null, job);
     mergeJobs([job]);
-    if (job.deleted || !before || before.status !== job.status || before.priority !== job.priority) movedSoon();
-    if (job.deleted) return;
-    enterList(job);
+    if (job.deleted) movedSoon();
+    else enterList(job);
   },
   worker_update(device) {
     if (!state.workers) return;

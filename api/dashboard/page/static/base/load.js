@@ -96,7 +96,7 @@ export const active = () =>
     const ids = new Set(state.serving);
     const shown = new Set([...(state.list.ids ?? []), ...state.latest]);
     const gone = before.filter((id) => !ids.has(id) && !shown.has(id)).slice(0, ACTIVE);
-    mergeJobs([...found, ...(await Promise.all(gone.map(one)))]);
+    mergeJobs([...found, ...(await Promise.all(gone.map(one)))], true);
   });
 
 /** Fetches one job. Resolves to `{id, deleted: true}` if it does not exist. */
@@ -128,7 +128,7 @@ export const jobs = () =>
     const query = { ...where, order: orderOf(state.list), limit: size, after: after.at(-1) };
     const page = await get("/api/v1/jobs", query);
     if (isOlder()) return; // the list has changed meanwhile
-    mergeJobs(page.data);
+    mergeJobs(page.data, true);
     Object.assign(state.list, { ids: page.data.map((job) => job.id), next: page.next, lookedAt: page.looked_at });
     changed();
     await batches(filters.batch_id, page.data.length);
@@ -187,10 +187,10 @@ const loras = () => part("loras", () => state.readLoras());
 
 const PARTS = {
   gallery: [gallery],
-  overview: [firstRun, history, latest, models, usage, pauses],
+  overview: [active, firstRun, history, latest, models, usage, pauses],
   jobs: [jobs],
   flows: [flows],
-  new: [models, loras, firstRun, pauses, submitted],
+  new: [active, models, loras, firstRun, pauses, submitted],
   models: [() => models().then(tiers), health, insight, loras, firstRun],
   devices: [models, pauses],
   alerts: [resolved],

@@ -115,6 +115,12 @@ export function progressOf(job) {
   );
 }
 
+/** What puts a job before or behind others of the queue. */
+export const placeTags = (job) => [
+  job.moved_to_front_at && job.status === "queued" ? h("span", { class: "tag" }, "at the front") : null,
+  job.priority === "normal" ? null : h("span", { class: "tag" }, job.priority),
+];
+
 /** Returns a job's title: its prompt, or what it does. */
 export function titleOf(job) {
   if (job.type === "generation") return job.params.prompt;

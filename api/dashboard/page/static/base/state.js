@@ -37,9 +37,11 @@ export const state = {
 };
 
 const MAX_JOBS = 1000;
+const MOVES = ["status", "priority", "moved_to_front_at"]; // a change of these moves a job in the queue or out of it
 
 const renderers = new Set();
 const endListeners = new Set();
+const moveListeners = new Set();
 const afterRender = [];
 let scheduled = false;
 
@@ -72,21 +74,34 @@ export function whenEnded(act) {
   endListeners.add(act);
 }
 
-/** Adds or updates jobs. An older version of a job never replaces a newer one. */
-export function mergeJobs(jobs) {
+/** Calls `act` when a job is new, has begun, ended or moved, or is gone. */
+export function whenMoved(act) {
+  moveListeners.add(act);
+}
+
+/**
+ * Adds or updates jobs, from an answer or a message. An older version of a job never replaces a newer one. `listed`: they
+ * are a page of a list, so unknown ones are not new, and the counts that were read with it have them.
+ */
+export function mergeJobs(jobs, listed = false) {
+  let moved = false;
   for (const job of jobs) {
+    const known = state.jobs.get(job.id);
     if (job.deleted) {
+      moved ||= Boolean(known);
       removeJob(job.id);
       continue;
     }
-    const known = state.jobs.get(job.id);
     if (known && isOlder(job, known)) continue;
+    if (known && !listed) recount(known, job);
+    moved ||= known ? MOVES.some((name) => known[name] !== job[name]) : !listed && !hasEnded(job);
     job.progressAt = known && isSame(job.progress, known.progress) ? known.progressAt : Date.now();
     state.jobs.delete(job.id); // keeps the map ordered by the last update
     state.jobs.set(job.id, job);
     if (known && !hasEnded(known) && hasEnded(job)) for (const act of endListeners) act(job);
   }
   if (state.jobs.size > MAX_JOBS) removeOldest();
+  if (moved) for (const act of moveListeners) act();
   changed();
 }
 

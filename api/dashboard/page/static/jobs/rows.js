@@ -2,7 +2,7 @@
 
 import { h, icon } from "../base/dom.js";
 import { ago, moment, number, seconds, words } from "../base/format.js";
-import { artifactOf, badge, durationOf, progressOf, titleOf } from "../base/parts.js";
+import { artifactOf, badge, durationOf, placeTags, progressOf, titleOf } from "../base/parts.js";
 import { hasEnded } from "../base/state.js";
 import { again, cancelButton } from "../job/actions.js";
 import { dragging, isMovable, moveByKey } from "./moving.js";
@@ -85,8 +85,7 @@ function row(job) {
       "td",
       { role: "cell", class: "state" },
       badge(job.status),
-      job.moved_to_front_at && job.status === "queued" ? h("span", { class: "tag" }, "at the front") : null,
-      job.priority === "normal" ? null : h("span", { class: "tag" }, job.priority),
+      placeTags(job),
       job.mock ? h("span", { class: "tag" }, "placeholder") : null,
       hasEnded(job)
         ? job.error

@@ -7,7 +7,7 @@ import { h } from "../base/dom.js";
 import { ago, fraction, gigabytes, moment, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
-import { badge, empty, progressOf, titleOf } from "../base/parts.js";
+import { badge, empty, placeTags, progressOf, titleOf } from "../base/parts.js";
 import { firstRun, obstacle } from "./first_run.js";
 import { pauseInForce, pauses } from "./pauses.js";
 import { activeCount, activeJobs, changed, state } from "../base/state.js";
@@ -189,7 +189,7 @@ function now() {
                   "div",
                   { class: "row between" },
                   h("a", { class: "title", href: `#job/${job.id}` }, titleOf(job)),
-                  badge(job.status),
+                  h("span", { class: "row" }, placeTags(job), badge(job.status)),
                 ),
                 progressOf(job),
               ),

@@ -1,0 +1,57 @@
+"""The figures and the order of the queue follow what the page itself does, in a real browser."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Open
+from tests.support.stack import Stack
+
+LONG = {"frames": 81, "steps": 60}
+SOON = 8_000  # ms; everything is loaded again every thirty seconds
+
+
+@pytest.fixture
+def paused(stack: Stack) -> Iterator[None]:
+    """Nothing starts meanwhile."""
+    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
+    yield
+    stack.request("POST", "/api/v1/jobs/bulk", json={"action": "cancel", "filter": {"status": "queued"}})
+    stack.request("POST", "/api/v1/queues/resume", json={})
+
+
+def test_the_counts_follow_a_job_that_the_page_makes_and_cancels(open_page: Open, stack: Stack, paused: None) -> None:
+    """The page knows both from the answers to its own requests, before a message tells them."""
+    ended = stack.submit(prompt="made again", **LONG)
+    stack.request("POST", f"/api/v1/jobs/{ended}/cancel")
+    page = open_page("#jobs?status=cancelled")
+    count = page.locator("#count-jobs")
+    expect(count).to_be_hidden()
+    page.locator(f"[data-job='{ended}']").get_by_role("button", name="Retry:").click()
+    expect(count).to_have_text(re.compile("^1 "), timeout=SOON)
+    page.get_by_label("Status").select_option("queued")
+    page.locator("[data-job]").get_by_role("button", name="Cancel:").click()
+    expect(count).to_be_hidden(timeout=5_000 + SOON)  # it can be undone for five seconds
+    page.get_by_role("link", name="Overview").click()
+    queued = page.locator(".tile", has_text="Queued")
+    expect(queued).to_contain_text("queue is empty", timeout=SOON)
+    expect(queued.locator(".tile-figure")).to_have_text("0")
+
+
+def test_the_overview_has_the_order_and_the_marks_of_the_list(open_page: Open, stack: Stack, paused: None) -> None:
+    first, second, third = (stack.submit(prompt=f"in order {number}", **LONG) for number in (1, 2, 3))
+    page = open_page("#jobs?status=queued")
+    page.locator(f"[data-job='{second}'] a.job-link").focus()
+    page.keyboard.press("Alt+ArrowUp")
+    expect(page.locator("#toasts")).to_contain_text("Priority high: in order 2")
+    page.locator(f"[data-job='{third}'] a.job-link").focus()
+    page.keyboard.press("Alt+Home")
+    expect(page.locator("#toasts")).to_contain_text("Moved to the front: in order 3")
+    page.get_by_role("link", name="Overview").click()
+    rows = page.locator(".now li")
+    expect(rows.locator(".title")).to_have_text(["in order 3", "in order 2", "in order 1"], timeout=SOON)
+    expect(rows.nth(0)).to_contain_text("at the front")
+    expect(rows.nth(1)).to_contain_text("high")
+    assert stack.job(first)["status"] == "queued"

@@ -236,6 +236,35 @@ def test_a_draft_that_was_not_sent_is_set_aside_for_the_settings_of_a_job(open_p
     expect(toasts.get_by_role("button", name="Back to my draft")).to_have_count(0)
 
 
+def test_a_fixed_seed_stands_beside_the_button_and_is_given_up_there(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="the same once more", seed=2256534947)
+    stack.wait_status(job)
+    page = open_page("#new")
+    seed = page.locator(".make-go").get_by_role("button", name="Seed 2256534947, use a new one")
+    expect(page.locator("#chosen")).to_contain_text("speed:")
+    expect(page.locator(".make-go .chip")).to_have_count(0)
+    page.evaluate(f"location.hash = 'new?from={job}'")
+    expect(seed).to_have_text("seed 2256534947✕")
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("[data-submitted]")).to_have_count(1)
+    expect(seed).to_be_visible()  # it is still fixed: the next job would be the same
+    page.reload()
+    assert serious(page) == []
+    seed.focus()
+    page.keyboard.press("Enter")
+    expect(seed).to_have_count(0)
+    expect(page.get_by_role("button", name="Create video")).to_be_focused()
+    open_advanced(page)
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("")
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("[data-submitted]")).to_have_count(2)
+    newest, before = (one.get_attribute("data-submitted") or "" for one in page.locator("[data-submitted]").all())
+    assert stack.job(before)["params"]["seed"] == 2256534947
+    assert stack.job(newest)["params"]["seed"] != 2256534947
+    page.get_by_label("Seed", exact=True).fill("5")
+    expect(page.locator(".make-go .chip")).to_have_text("seed 5✕")
+
+
 def test_a_preset_is_saved_applied_and_removed(open_page: Open) -> None:
     page = open_page("#new")
     choose_size(page, "128x128")

@@ -5,12 +5,13 @@ import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
 import { number, plural, seconds, sentence, soon } from "../base/format.js";
 import { artifactOf, badge, button, progressOf, titleOf } from "../base/parts.js";
-import { changed, hasEnded, state } from "../base/state.js";
+import { afterDrawing, changed, hasEnded, state } from "../base/state.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
 import { nameOf, pauseOf, resume } from "../overview/pauses.js";
 import { isAdmin } from "../overview/usage.js";
 import { chosenInWords } from "./choices.js";
 import { chosen, draft, formOf, requestBody, valueOf } from "./draft.js";
+import { newSeed } from "./reusing.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
@@ -43,13 +44,29 @@ export function estimateBar(entry, take, newest) {
     h(
       "div",
       { class: "make-go" },
-      h("p", { class: "small", id: "chosen" }, chosenInWords(settings(entry))),
+      h("div", { class: "make-chosen small" }, h("span", { id: "chosen" }, chosenInWords(settings(entry))), fixedSeed()),
       h(
         "button",
         { type: "submit", form: "make-form", class: "button primary large", disabled: draft.sending, "aria-describedby": "chosen" },
         draft.sending ? "Sending…" : "Create video",
       ),
     ),
+  );
+}
+
+/** The seed that was set or copied, which would make the same video again, with the way to a new one; null: it is random. */
+function fixedSeed() {
+  const seed = draft.filled.seed ?? "";
+  if (seed === "") return null;
+  const renew = () => {
+    newSeed();
+    afterDrawing(() => document.querySelector(".make-go .primary")?.focus()); // the button that had the focus is gone
+  };
+  return h(
+    "button",
+    { key: "seed", type: "button", class: "chip", "aria-label": `Seed ${seed}, use a new one`, title: "The same seed and settings make the same video. Use a new seed.", on: { click: renew } },
+    `seed ${seed}`,
+    h("span", { "aria-hidden": "true" }, "✕"),
   );
 }
 

@@ -123,6 +123,18 @@ export function offer(text, actions, milliseconds) {
   });
 }
 
+/** Gives up a fixed seed: each video made from now on has a random one. */
+export function newSeed() {
+  const field = document.getElementById("f-seed");
+  if (field) field.value = "";
+  draft.filled.seed = "";
+  draft.key = null;
+  delete draft.errors.seed;
+  save();
+  changed();
+  offer("Each video gets a new seed.", []);
+}
+
 function forget() {
   stored.saveAside(null);
   pictures = {};

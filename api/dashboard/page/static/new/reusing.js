@@ -120,6 +120,7 @@ export function offer(text, actions, milliseconds) {
     actions: isAside ? [...actions, { text: "Back to my draft", act: takeBack }] : actions,
     milliseconds: isAside ? Infinity : milliseconds,
     dismissed: forget,
+    only: isAside,
   });
 }
 

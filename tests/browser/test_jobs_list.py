@@ -245,7 +245,8 @@ def test_a_batch_offers_the_videos_that_there_are(open_page: Open, stack: Stack,
     stack.request("POST", f"/api/v1/jobs/{jobs[0]}/cancel")
     stack.request("POST", "/api/v1/queues/resume", json={})
     stack.wait_status(jobs[1])
-    expect(section.get_by_role("link", name="Download 1 of 2 as zip")).to_be_visible()
+    archive = section.get_by_role("link", name="Download 1 of 2 as zip")
+    expect(archive).to_have_attribute("href", f"/api/v1/batches/{batch}/artifacts.zip")
 
 
 def test_a_retry_leads_to_the_new_job(open_page: Open, stack: Stack) -> None:

@@ -90,7 +90,7 @@ async function pauseQueue() {
   const text = "Running jobs finish, nothing new starts. Jobs can still be submitted.";
   if (!(await confirm({ title: "Pause the whole queue?", text, yes: "Pause the queue", kind: "primary" }))) return;
   if (await attempt(() => change("pause", {})))
-    showMessage("The queue is paused: nothing new starts.", "info", { actions: [{ text: "Resume", act: resumeQueue }], milliseconds: RESUME_MS, only: false });
+    showMessage("The queue is paused: nothing new starts.", "info", { actions: [{ text: "Resume", act: resumeQueue }], milliseconds: RESUME_MS, only: false, stays: true });
 }
 
 export const resumeQueue = () => attempt(() => change("resume", {}), "The queue runs again.");

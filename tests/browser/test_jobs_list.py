@@ -12,6 +12,7 @@ from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Job
 from tests.browser.conftest import Open, Watched
+from tests.browser.test_live_page import submit
 from tests.support.stack import Stack
 
 # The second key comes before the browser has announced the address that the first one has set.
@@ -104,6 +105,158 @@ def test_cancelling_can_be_undone_for_five_seconds(open_page: Open, stack: Stack
     page.goto("about:blank")  # leaving the page sends it
     stack.wait_status(job)
     assert stack.job(job)["status"] == "cancelled"
+
+
+def test_several_cancels_are_one_message_and_undone_together(open_page: Open, stack: Stack, paused: None) -> None:
+    jobs = [stack.submit(prompt=f"spared together {number}", **LONG) for number in (1, 2, 3)]
+    page = open_page("#jobs?status=queued")
+    toast = page.locator(".toast")
+    for job in jobs:
+        page.locator(f"[data-job='{job}']").get_by_role("button", name="Cancel:").click()
+    expect(toast).to_have_count(1)
+    expect(toast).to_contain_text("Cancelling 3 jobs")
+    page.evaluate("location.hash = 'alerts'")
+    toast.get_by_role("button", name="Undo").click()
+    expect(toast).to_have_count(0)
+    assert [stack.job(job)["status"] for job in jobs] == ["queued"] * 3
+
+
+@pytest.mark.parametrize("width", [1400, 1200, 1024, 390])
+def test_a_row_that_is_being_cancelled_keeps_its_buttons_inside(
+    open_page: Open, stack: Stack, paused: None, width: int
+) -> None:
+    job = stack.submit(prompt="kept inside", **LONG)
+    page = open_page("#jobs?status=queued", viewport={"width": width, "height": 900})
+    row = page.locator(f"[data-job='{job}']")
+    row.get_by_role("button", name="Cancel:").click()
+    expect(row.get_by_role("button", name="Cancel:")).to_have_text("Cancelling…")
+    for part in row.locator(".actions > *").all():
+        at, around = part.bounding_box(), row.bounding_box()
+        assert at is not None
+        assert around is not None
+        assert around["x"] <= at["x"]
+        assert at["x"] + at["width"] <= around["x"] + around["width"] - 4
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+
+
+def test_the_end_of_a_job_that_the_user_cancelled_is_no_error(open_page: Open, stack: Stack, paused: None) -> None:
+    page = open_page("#new")
+    page.evaluate("""() => {
+        window.said = new Set();
+        const toasts = document.getElementById("toasts");
+        const add = (one) => said.add(`${one.className} ${one.innerText}`);
+        const note = () => toasts.querySelectorAll(".toast").forEach(add);
+        new MutationObserver(note).observe(toasts, { childList: true, subtree: true, characterData: true });
+    }""")
+    submit(page, "cancelled by its own user")
+    job = page.locator("[data-submitted]").first.get_attribute("data-submitted") or ""
+    page.evaluate("location.hash = 'jobs?status=queued'")
+    page.locator(f"[data-job='{job}']").get_by_role("button", name="Cancel:").click()
+    expect(page.locator("#toasts")).to_contain_text("Cancelled")
+    stack.wait_status(job)
+    page.wait_for_timeout(1500)  # in which the message used to come
+    said = page.evaluate("[...said]")
+    assert not [text for text in said if "bad" in text or "Your job" in text], said
+
+    page.evaluate("location.hash = 'new'")  # cancelled elsewhere: it is said, and is no error
+    submit(page, "cancelled by another")
+    expect(page.locator("[data-submitted]")).to_have_count(2)
+    stack.request(
+        "POST", f"/api/v1/jobs/{page.locator('[data-submitted]').first.get_attribute('data-submitted')}/cancel"
+    )
+    toast = page.locator(".toast").filter(has_text="Your job was cancelled: cancelled by another")
+    expect(toast).to_be_visible()
+    expect(toast).not_to_have_class(re.compile("bad"))
+
+
+def test_a_range_is_selected_with_shift(open_page: Open, stack: Stack, paused: None) -> None:
+    for number in range(1, 6):
+        stack.submit(prompt=f"one of a range {number}", **LONG)
+    page = open_page("#jobs?status=queued")
+    boxes = page.locator("#jobs tbody .pick input")
+    expect(boxes).to_have_count(5)
+
+    def checked() -> list[bool]:
+        page.wait_for_timeout(150)  # the next drawing
+        return [box.is_checked() for box in boxes.all()]
+
+    boxes.nth(1).click()
+    boxes.nth(3).click(modifiers=["Shift"])
+    assert checked() == [False, True, True, True, False]
+    assert page.evaluate("String(getSelection())") == ""
+    expect(page.get_by_role("group", name="Selected jobs")).to_contain_text("3 selected")
+    boxes.nth(2).click()
+    assert checked() == [False, True, False, True, False]
+    page.get_by_role("group", name="Selected jobs").get_by_role("button", name=re.compile("selection")).click()
+    boxes.nth(0).focus()
+    page.keyboard.press("Space")
+    boxes.nth(2).focus()
+    page.keyboard.press("Shift+Space")
+    assert checked() == [True, True, True, False, False]
+    page.keyboard.press("Shift+ArrowDown")
+    assert checked() == [True, True, True, True, False]
+    expect(boxes.nth(3)).to_be_focused()
+    page.locator("#jobs tbody .job-link").nth(3).focus()
+    page.keyboard.press("Shift+ArrowDown")
+    assert checked() == [True] * 5
+    expect(page.locator("#jobs tbody .job-link").nth(4)).to_be_focused()
+
+
+def test_at_most_two_messages_are_shown_and_confirmations_end_with_the_view(open_page: Open) -> None:
+    page = open_page("#jobs")
+    toast = page.locator(".toast")
+    show = """async ([text, kind, options]) => {
+        const main = document.querySelector("script[src*=main]").src;
+        const { showMessage } = await import(main.replace("main.js", "base/dialogs.js"));
+        const actions = options.undo ? [{ text: "Undo", act: () => {} }] : [];
+        showMessage(text, kind, { milliseconds: Infinity, actions });
+    }"""
+    for text, kind, undo in (("first", "good", False), ("wrong", "bad", False), ("second", "good", False)):
+        page.evaluate(show, [text, kind, {"undo": undo}])
+    expect(toast.locator("span:first-child")).to_have_text(["wrong", "second"])
+    page.evaluate(show, ["second", "good", {}])
+    expect(toast).to_have_count(2)
+    page.evaluate(show, ["can be undone", "info", {"undo": True}])
+    for number in (3, 4, 5):
+        page.evaluate(show, [f"number {number}", "good", {}])
+    expect(toast.locator("span:first-child")).to_have_text(["can be undone", "number 5"])
+    page.evaluate("location.hash = 'alerts'")
+    expect(toast.locator("span:first-child")).to_have_text(["can be undone"])
+
+
+def test_a_paused_queue_is_named_above_the_list_and_resumed_there(open_page: Open, stack: Stack, paused: None) -> None:
+    stack.submit(prompt="held", **LONG)
+    page = open_page("#jobs")
+    line = page.locator("#jobs").get_by_text("The queue is paused.", exact=True)
+    expect(line).to_be_visible()
+    page.locator("#jobs").get_by_role("button", name="Resume the queue").click()
+    expect(line).to_have_count(0)
+    assert stack.request("GET", "/api/v1/queues").json()["pauses"] == []
+
+
+def test_a_batch_offers_the_videos_that_there_are(open_page: Open, stack: Stack, paused: None) -> None:
+    params = {"model_id": "T2V-A14B", "prompt": "of a batch", "resolution": "64x64", "frames": 9, "steps": 2}
+    made = stack.request("POST", "/api/v1/batches", json={"jobs": [{"params": params}] * 2}).json()
+    batch, jobs = made["id"], [job["id"] for job in made["jobs"]]
+    page = open_page(f"#jobs?batch_id={batch}")
+    section = page.locator("#jobs .batch")
+    expect(section).to_contain_text("no video to download yet")
+    expect(section.get_by_role("link", name="Download")).to_have_count(0)
+    stack.request("POST", f"/api/v1/jobs/{jobs[0]}/cancel")
+    stack.request("POST", "/api/v1/queues/resume", json={})
+    stack.wait_status(jobs[1])
+    archive = section.get_by_role("link", name="Download 1 of 2 as zip")
+    expect(archive).to_have_attribute("href", f"/api/v1/batches/{batch}/artifacts.zip")
+
+
+def test_a_retry_leads_to_the_new_job(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="tried again", start_after=clock.iso(clock.now() + timedelta(hours=1)))
+    stack.request("POST", f"/api/v1/jobs/{job}/cancel")
+    page = open_page("#jobs?status=cancelled")
+    page.locator(f"[data-job='{job}']").get_by_role("button", name="Retry:").click()
+    page.locator("#toasts").get_by_role("link", name="Open").click()
+    expect(page.get_by_role("dialog", name="tried again")).to_be_visible()
+    assert not page.url.endswith(job)
 
 
 def id_at(moment: datetime, number: int) -> str:

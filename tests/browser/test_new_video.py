@@ -8,8 +8,9 @@ from typing import Any
 
 import httpx
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
+from shared import clock
 from tests.browser.conftest import Open, Watched
 from tests.browser.test_accessibility import serious
 from tests.browser.test_live_page import choose_model, choose_size, later, open_advanced, submit
@@ -178,6 +179,40 @@ def test_a_pause_is_named_beside_the_button_and_ended_there(open_page: Open, sta
         stack.request("POST", "/api/v1/queues/resume", json={})
 
 
+def test_the_end_follows_from_the_times_and_the_card_from_the_estimate(open_page: Open, stack: Stack) -> None:
+    """The answers are replaced: no forecast of the end, and a model that is loaded after the page has read it."""
+    page = open_page("#alerts")
+    cost: dict[str, float | None] = {"generation_seconds": 6.1, "loading_seconds": 0, "gpu_seconds": 6.1}
+    loaded = [False]
+
+    def estimate(route: Route) -> None:
+        answer = route.fetch().json()
+        start = clock.iso(clock.now())
+        answer["cost"] = {**answer["cost"], **cost}
+        answer["expected"] = {"start_at": start, "end_at": None, "how": ""}
+        loaded[0] = cost["loading_seconds"] == 0
+        route.fulfill(json=answer)
+
+    def status(route: Route) -> None:
+        answer = route.fetch().json()
+        for model in answer["models"].values():
+            model["is_loaded"] = loaded[0]
+        route.fulfill(json=answer)
+
+    page.route("**/api/v1/jobs/generation?dry_run=true", estimate)
+    page.route("**/api/v1/models/status/detailed", status)
+    page.goto(f"{stack.url}/#new")
+    facts = page.locator(".estimate-facts")
+    expect(facts).to_contain_text(re.compile(r"Ends\s*in about 6.s"))
+    chosen = page.locator(".choice:has(input[name=model_id]:checked)")
+    expect(chosen).to_contain_text("loaded")
+    cost.update(loading_seconds=None, gpu_seconds=None)
+    page.get_by_label("Frames", exact=True).fill("13")
+    expect(facts).to_contain_text(re.compile(r"Ends\s*not known"))
+    expect(facts).to_contain_text("after loading")
+    expect(chosen).to_contain_text("ready")
+
+
 def test_the_ways_without_the_model_are_explained_and_tried_in_their_order(open_page: Open) -> None:
     page = open_page("#new")
     open_advanced(page)
@@ -234,6 +269,35 @@ def test_a_draft_that_was_not_sent_is_set_aside_for_the_settings_of_a_job(open_p
     page.reload()
     expect(prompt).to_have_value("a long idea, not sent yet")
     expect(toasts.get_by_role("button", name="Back to my draft")).to_have_count(0)
+
+
+def test_a_fixed_seed_stands_beside_the_button_and_is_given_up_there(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="the same once more", seed=2256534947)
+    stack.wait_status(job)
+    page = open_page("#new")
+    seed = page.locator(".make-go").get_by_role("button", name="Seed 2256534947, use a new one")
+    expect(page.locator("#chosen")).to_contain_text("speed:")
+    expect(page.locator(".make-go .chip")).to_have_count(0)
+    page.evaluate(f"location.hash = 'new?from={job}'")
+    expect(seed).to_have_text("seed 2256534947✕")
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("[data-submitted]")).to_have_count(1)
+    expect(seed).to_be_visible()  # it is still fixed: the next job would be the same
+    page.reload()
+    assert serious(page) == []
+    seed.focus()
+    page.keyboard.press("Enter")
+    expect(seed).to_have_count(0)
+    expect(page.get_by_role("button", name="Create video")).to_be_focused()
+    open_advanced(page)
+    expect(page.get_by_label("Seed", exact=True)).to_have_value("")
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("[data-submitted]")).to_have_count(2)
+    newest, before = (one.get_attribute("data-submitted") or "" for one in page.locator("[data-submitted]").all())
+    assert stack.job(before)["params"]["seed"] == 2256534947
+    assert stack.job(newest)["params"]["seed"] != 2256534947
+    page.get_by_label("Seed", exact=True).fill("5")
+    expect(page.locator(".make-go .chip")).to_have_text("seed 5✕")
 
 
 def test_a_preset_is_saved_applied_and_removed(open_page: Open) -> None:

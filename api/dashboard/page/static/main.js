@@ -4,7 +4,7 @@ import { alerts } from "./operating/alerts.js";
 import { base } from "./base/api.js";
 import { devices } from "./operating/devices.js";
 import { script, wrong } from "./base/awaited.js";
-import { attempt, liftToasts, showMessage } from "./base/dialogs.js";
+import { attempt, leaveView, liftToasts, showMessage } from "./base/dialogs.js";
 import { h, render } from "./base/dom.js";
 import { number, seconds } from "./base/format.js";
 import * as feed from "./base/feed.js";
@@ -69,6 +69,7 @@ function route(first = false) {
   }
   if (wanted in LATER) open(wanted, wanted === "gallery" ? params : name === "flow" ? decodeURIComponent(id) : null);
   behind = location.hash.slice(1) || FIRST;
+  if (wanted !== view) leaveView(); // before the new view shows messages of its own
   if (wanted === "jobs") filterBy(params);
   if (wanted === "new") startFrom(params);
   show(wanted, first);

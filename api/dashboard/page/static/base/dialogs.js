@@ -6,8 +6,10 @@ import { h, render } from "./dom.js";
 const toasts = document.getElementById("toasts");
 const holder = document.getElementById("dialogs");
 const shown = new Map();
+let number = 0; // of messages so far: the newest has the highest
 let opened = []; // the modal dialogs, in the order in which they were opened
 
+const MOST = 2; // toasts at once
 const EDGE = 80; // pixels below the toasts, with the bar of a phone
 const ANNOUNCED_MS = 60; // a live region is announced if it stands in its place before its content changes
 
@@ -43,17 +45,36 @@ function placeToasts() {
  * Shows a message, also to screen readers, for 5 s; errors ("bad") for 10 s; with `milliseconds: Infinity` until it is
  * dismissed. `actions` [{text, act}] or [{text, href}]: buttons and links in it, each of which closes it; `dismissed` is
  * called when the user closes it. It takes the place of a message with the same `key`, or with the same text and no
- * actions. Returns a function that closes it earlier.
+ * actions. `only`: an action of it, such as Undo, cannot be reached otherwise, so newer messages do not replace it;
+ * `stays`: it is shown in other views too, as news and errors are. Returns a function that closes it earlier.
  */
-export function showMessage(text, kind = "info", { key, actions = [], milliseconds = kind === "bad" ? 10_000 : 5_000, dismissed } = {}) {
+export function showMessage(
+  text,
+  kind = "info",
+  { key, actions = [], milliseconds = kind === "bad" ? 10_000 : 5_000, dismissed, only = actions.some(({ act }) => act), stays = only || kind === "bad" } = {},
+) {
   key ??= actions.length ? Symbol(text) : text;
-  const mine = { text, kind, actions, dismissed };
+  const mine = { text, kind, actions, dismissed, only, stays, number: (number += 1) };
   const end = () => shown.get(key) === mine && close(key);
   shown.set(key, mine);
+  makeRoom(mine);
   if (placeToasts()) setTimeout(drawToasts, ANNOUNCED_MS);
   else drawToasts();
   if (Number.isFinite(milliseconds)) setTimeout(end, milliseconds);
   return end;
+}
+
+/** Ends the oldest messages beside the newest one until few are left, errors last, and none with an action of its own. */
+function makeRoom(newest) {
+  const rest = [...shown].filter(([, one]) => one !== newest && !one.only);
+  rest.sort(([, a], [, b]) => (a.kind === "bad") - (b.kind === "bad") || a.number - b.number);
+  for (const [key] of rest.slice(0, Math.max(0, shown.size - MOST))) shown.delete(key);
+}
+
+/** Ends the confirmations of the view that is left. */
+export function leaveView() {
+  for (const [key, { stays }] of shown) if (!stays) shown.delete(key);
+  drawToasts();
 }
 
 function close(key) {

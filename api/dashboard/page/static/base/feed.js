@@ -168,6 +168,7 @@ function movedSoon() {
     const parts = [load.counts()];
     if (view === "overview" || view === "new") parts.push(load.active());
     if (view === "jobs") parts.push(load.jobs());
+    if (view === "new") parts.push(load.models()); // which are loaded now
     guarded(() => Promise.all(parts));
   }, MOVED_MS);
 }

@@ -188,7 +188,7 @@ const loras = () => part("loras", () => state.readLoras());
 const PARTS = {
   gallery: [gallery],
   overview: [active, firstRun, history, latest, models, usage, pauses],
-  jobs: [jobs],
+  jobs: [jobs, pauses],
   flows: [flows],
   new: [active, models, loras, firstRun, pauses, submitted],
   models: [() => models().then(tiers), health, insight, loras, firstRun],

@@ -9,28 +9,52 @@ import { changed, enterList, hasEnded, mergeJobs, removeJob } from "../base/stat
 
 const UNDO_MS = 5_000;
 
-const waiting = new Map(); // jobs whose cancel is not sent yet, by id: the timer
+const waiting = new Map(); // jobs whose cancel is not sent yet, by id: {title, timer}
+const cancelled = new Set(); // ids of the jobs that were cancelled in this page
+let closeMessage = () => {}; // ends the message of those that wait
+let isDismissed = false; // whether the user has closed it
 
 export const isCancelling = (job) => waiting.has(job.id);
+
+/** Notes that the user cancels this job: its end is no news then. */
+export const noteCancel = (id) => cancelled.add(id);
+
+export const wasCancelledHere = (job) => job.status === "cancelled" && cancelled.has(job.id);
 
 /** Cancels a job after five seconds, in which a message offers to undo it. Leaving the page sends it at once. */
 export function cancel(job) {
   if (waiting.has(job.id)) return;
-  waiting.set(job.id, setTimeout(() => send(job), UNDO_MS));
-  const undo = () => {
-    clearTimeout(waiting.get(job.id));
-    waiting.delete(job.id);
-    changed();
-  };
+  waiting.set(job.id, { title: titleOf(job).slice(0, 60), timer: setTimeout(() => send(job), UNDO_MS) });
+  isDismissed = false;
   changed();
-  showMessage(`Cancelling: ${titleOf(job).slice(0, 60)}`, "info", {
-    milliseconds: UNDO_MS,
+  offerUndo();
+}
+
+/** Shows one message for all cancels that are not sent yet, with the way back. */
+function offerUndo() {
+  if (!waiting.size || isDismissed) return closeMessage();
+  const [{ title }] = waiting.values();
+  closeMessage = showMessage(waiting.size === 1 ? `Cancelling: ${title}` : `Cancelling ${plural(waiting.size, "job")}`, "info", {
+    key: "cancelling",
+    milliseconds: Infinity, // until the last one is sent
     actions: [{ text: "Undo", act: undo }],
+    dismissed: () => {
+      isDismissed = true;
+    },
   });
+  return null;
+}
+
+function undo() {
+  for (const { timer } of waiting.values()) clearTimeout(timer);
+  waiting.clear();
+  changed();
 }
 
 async function send(job) {
   waiting.delete(job.id);
+  offerUndo();
+  noteCancel(job.id);
   await attempt(async () => {
     const answer = await post(`/api/v1/jobs/${job.id}/cancel`);
     mergeJobs([answer]);
@@ -40,7 +64,7 @@ async function send(job) {
 }
 
 addEventListener("pagehide", () => {
-  for (const [id, timer] of waiting) {
+  for (const [id, { timer }] of waiting) {
     clearTimeout(timer);
     fetch(`${base}/api/v1/jobs/${id}/cancel`, { method: "POST", keepalive: true }).catch(() => {}); // the page is gone
   }
@@ -52,8 +76,12 @@ function retry(job) {
     const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() });
     mergeJobs([made]);
     enterList(made); // the feed may have added it already
-    if (location.hash.startsWith("#job/")) location.hash = `job/${made.id}`;
-  }, "A new job with the same settings is queued.");
+    const isOpen = location.hash.startsWith("#job/");
+    if (isOpen) location.hash = `job/${made.id}`;
+    // Of several, the newest message is enough: the list shows all of them.
+    const actions = isOpen ? [] : [{ text: "Open", href: `#job/${made.id}` }];
+    showMessage("A new job with the same settings is queued.", "good", { key: "retried", actions });
+  });
 }
 
 /** Returns what a confirmation of deleting says: how much is lost for good. */
@@ -72,6 +100,7 @@ export function deletion(count, noun = "job") {
 export async function erase(job, gone) {
   if (!(await confirm({ ...deletion(1), lines: [titleOf(job)] }))) return;
   await attempt(async () => {
+    noteCancel(job.id); // one that runs is cancelled first
     await remove(`/api/v1/jobs/${job.id}`);
     gone?.();
     removeJob(job.id);

@@ -7,7 +7,8 @@ import { h } from "../base/dom.js";
 import { ago, number, plural } from "../base/format.js";
 import * as load from "../base/load.js";
 import { badge, bar, button } from "../base/parts.js";
-import { state } from "../base/state.js";
+import { noteCancel } from "../job/actions.js";
+import { hasEnded, state } from "../base/state.js";
 
 /** Shows the batch whose jobs are listed, or else links to the newest batches. */
 export function batches() {
@@ -28,8 +29,14 @@ export function batches() {
 
 const nameOf = (batch) => batch.name || `Batch of ${plural(batch.total, "job")}, ${ago(batch.created_at)}`;
 const ended = (batch) => batch.counts.succeeded + batch.counts.failed + batch.counts.cancelled;
-const archive = (batch) =>
-  h("a", { href: `${base}/api/v1/batches/${batch.id}/artifacts.zip`, download: "" }, "Download as zip");
+
+/** A link to the videos that there are; while there is none, says so instead. */
+function archive(batch) {
+  const { counts, total } = batch;
+  if (!counts.succeeded) return h("span", { class: "muted" }, batch.finished_at ? "no video to download" : "no video to download yet");
+  const text = counts.succeeded === total ? "Download as zip" : `Download ${number(counts.succeeded)} of ${number(total)} as zip`;
+  return h("a", { href: `${base}/api/v1/batches/${batch.id}/artifacts.zip`, download: "" }, text);
+}
 
 function line(batch) {
   return h(
@@ -71,6 +78,7 @@ async function cancel(batch) {
   if (!(await confirm({ title: "Cancel this batch?", text: `${number(left)} jobs have not ended.`, yes: "Cancel the batch", no: "Keep it" })))
     return;
   await attempt(async () => {
+    for (const job of state.jobs.values()) if (job.batch_id === batch.id && !hasEnded(job)) noteCancel(job.id);
     await post(`/api/v1/batches/${batch.id}/cancel`);
     load.jobs().catch(() => {}); // the feed reports an unreachable server
   }, "The batch is cancelled.");

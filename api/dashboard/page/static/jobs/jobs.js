@@ -10,6 +10,7 @@ import { batches } from "./batches.js";
 import { filters } from "./filters.js";
 import { goTo, show } from "./going.js";
 import { dropZones } from "./moving.js";
+import { queuePaused } from "../overview/pauses.js";
 import { table } from "./rows.js";
 import { selectedActions } from "./selection.js";
 
@@ -50,9 +51,9 @@ function nobody(chosen) {
   );
 }
 
-/** What is listed, and what can be done to all that match. */
+/** What is listed, whether it is held, and what can be done to all that match: one line, so that a pause moves no row. */
 function summary(rows) {
-  return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText(rows), further()), bulkActions());
+  return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText(rows), further()), queuePaused(), bulkActions());
 }
 
 const bulk = later(() => import("./bulk.js"));

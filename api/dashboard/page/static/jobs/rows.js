@@ -6,7 +6,7 @@ import { artifactOf, badge, durationOf, placeTags, progressOf, titleOf } from ".
 import { hasEnded } from "../base/state.js";
 import { again, cancelButton } from "../job/actions.js";
 import { dragging, isMovable, moveByKey } from "./moving.js";
-import { isSelected, selectAll, toggle } from "./selection.js";
+import { isSelected, selectAll, selectByKey, toggle } from "./selection.js";
 
 const INTERACTIVE = "a, button, input, label, select, summary";
 
@@ -60,10 +60,14 @@ function row(job) {
       { role: "cell", class: "pick" },
       h("input", {
         type: "checkbox",
-        key: `pick:${isSelected(job.id)}`,
-        checked: isSelected(job.id),
         "aria-label": `Select: ${title.slice(0, 60)}`,
-        on: { change: () => toggle(job.id) },
+        own: (box) => {
+          box.checked = isSelected(job.id);
+        },
+        on: {
+          click: (event) => toggle(job.id, event.shiftKey), // also by Space
+          keydown: (event) => selectByKey(event, job),
+        },
       }),
     ),
     h(
@@ -74,8 +78,13 @@ function row(job) {
         {
           class: "job-link",
           href: `#job/${job.id}`,
-          "aria-keyshortcuts": movable ? "Alt+ArrowUp Alt+ArrowDown Alt+Home" : undefined,
-          on: { keydown: (event) => moveByKey(event, job) },
+          "aria-keyshortcuts": `Shift+ArrowUp Shift+ArrowDown${movable ? " Alt+ArrowUp Alt+ArrowDown Alt+Home" : ""}`,
+          on: {
+            keydown: (event) => {
+              selectByKey(event, job);
+              moveByKey(event, job);
+            },
+          },
         },
         thumbnail(job),
         h("span", { class: "job-text" }, h("span", { class: "title" }, title), h("span", { class: "small muted about" }, about(job))),

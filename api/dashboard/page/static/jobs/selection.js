@@ -7,20 +7,40 @@ import * as load from "../base/load.js";
 import { button, select, titleOf } from "../base/parts.js";
 import { selectionBar } from "../base/selection_bar.js";
 import { changed, hasEnded, mergeJobs, removeJob, state } from "../base/state.js";
-import { deletion } from "../job/actions.js";
+import { deletion, noteCancel } from "../job/actions.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const SHOWN = 10;
 
 const picked = new Set();
+let anchor = null; // id of the job that was selected last, where a range begins
 
 /** The selected jobs that the list still shows. */
 export const selected = () => (state.list.ids ?? []).filter((id) => picked.has(id) && state.jobs.has(id)).map((id) => state.jobs.get(id));
 export const isSelected = (id) => picked.has(id);
 
-export function toggle(id) {
-  if (!picked.delete(id)) picked.add(id);
+/** Selects the job, or not any more; with `range`, all from the one that was selected before. */
+export function toggle(id, range = false) {
+  const ids = (state.list.ids ?? []).filter((one) => state.jobs.has(one));
+  const from = range ? ids.indexOf(anchor) : -1;
+  const to = ids.indexOf(id);
+  if (from >= 0 && to >= 0) for (const one of ids.slice(Math.min(from, to), Math.max(from, to) + 1)) picked.add(one);
+  else if (range || !picked.delete(id)) picked.add(id);
+  anchor = id;
   changed();
+}
+
+/** With Shift, an arrow key selects the row and the next one, and moves to it. */
+export function selectByKey(event, job) {
+  const step = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+  if (!step || !event.shiftKey || event.altKey || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  const row = event.currentTarget.closest("tr");
+  const next = step < 0 ? row.previousElementSibling : row.nextElementSibling;
+  if (!next) return;
+  if (anchor !== job.id) toggle(job.id, true);
+  toggle(next.dataset.job, true);
+  next.querySelector(event.currentTarget.matches("input") ? ".pick input" : ".job-link").focus();
 }
 
 export function selectAll(rows, on) {
@@ -33,11 +53,17 @@ export function selectAll(rows, on) {
 
 export function clear() {
   picked.clear();
+  anchor = null;
   changed();
 }
 
+function cancelled(job) {
+  noteCancel(job.id);
+  return post(`/api/v1/jobs/${job.id}/cancel`);
+}
+
 const CHANGES = {
-  cancel: { fits: (job) => !hasEnded(job), send: (job) => post(`/api/v1/jobs/${job.id}/cancel`), done: "cancelled" },
+  cancel: { fits: (job) => !hasEnded(job), send: cancelled, done: "cancelled" },
   retry: {
     fits: (job) => job.status === "failed" || job.status === "cancelled",
     send: (job) => post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() }),
@@ -46,6 +72,7 @@ const CHANGES = {
   delete: {
     fits: () => true,
     send: async (job) => {
+      noteCancel(job.id); // one that runs is cancelled first
       await remove(`/api/v1/jobs/${job.id}`);
       removeJob(job.id);
     },

@@ -4,13 +4,14 @@
 import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
 import { number, plural, seconds, sentence, soon } from "../base/format.js";
+import * as load from "../base/load.js";
 import { artifactOf, badge, button, progressOf, titleOf } from "../base/parts.js";
-import { changed, hasEnded, state } from "../base/state.js";
+import { afterDrawing, changed, hasEnded, state } from "../base/state.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
-import { nameOf, pauseOf, resume } from "../overview/pauses.js";
-import { isAdmin } from "../overview/usage.js";
+import { pausedLine, pauseOf } from "../overview/pauses.js";
 import { chosenInWords } from "./choices.js";
 import { chosen, draft, formOf, requestBody, valueOf } from "./draft.js";
+import { newSeed } from "./reusing.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
@@ -43,13 +44,29 @@ export function estimateBar(entry, take, newest) {
     h(
       "div",
       { class: "make-go" },
-      h("p", { class: "small", id: "chosen" }, chosenInWords(settings(entry))),
+      h("div", { class: "make-chosen small" }, h("span", { id: "chosen" }, chosenInWords(settings(entry))), fixedSeed()),
       h(
         "button",
         { type: "submit", form: "make-form", class: "button primary large", disabled: draft.sending, "aria-describedby": "chosen" },
         draft.sending ? "Sending…" : "Create video",
       ),
     ),
+  );
+}
+
+/** The seed that was set or copied, which would make the same video again, with the way to a new one; null: it is random. */
+function fixedSeed() {
+  const seed = draft.filled.seed ?? "";
+  if (seed === "") return null;
+  const renew = () => {
+    newSeed();
+    afterDrawing(() => document.querySelector(".make-go .primary")?.focus()); // the button that had the focus is gone
+  };
+  return h(
+    "button",
+    { key: "seed", type: "button", class: "chip", "aria-label": `Seed ${seed}, use a new one`, title: "The same seed and settings make the same video. Use a new seed.", on: { click: renew } },
+    `seed ${seed}`,
+    h("span", { "aria-hidden": "true" }, "✕"),
   );
 }
 
@@ -84,32 +101,22 @@ function figures({ cost, expected, memory, model_ready: ready }, entry) {
   const held = pauseOf(entry.model_id);
   // Counted from the answer: while nothing is sent, the time that passes brings neither nearer.
   const isDated = !held && (expected.start_at || !ready);
+  const end = expected.end_at ?? endOf(expected.start_at, cost);
   return [
     h(
       "dl",
       { class: "estimate-facts" },
       isDated ? pair("Starts", expected.start_at ? soon(expected.start_at, estimate.at) : later) : null,
-      isDated ? pair("Ends", expected.end_at ? soon(expected.end_at, estimate.at) : known ? "not known" : "not measured yet") : null,
-      pair("Device time", cost.gpu_seconds !== null ? `about ${seconds(cost.gpu_seconds)}` : known ? `about ${seconds(cost.generation_seconds)}` : "not measured yet"),
+      isDated ? pair("Ends", end ? soon(end, estimate.at) : known ? "not known" : "not measured yet") : null,
+      pair("Device time", cost.gpu_seconds !== null ? `about ${seconds(cost.gpu_seconds)}` : known ? `about ${seconds(cost.generation_seconds)} after loading` : "not measured yet"),
     ),
     first ? download(first) : null,
     memory && !memory.open_devices
       ? h("p", { class: "small warn-text" }, memory.fitting_devices ? "No device that fits it accepts jobs now; it would wait." : "No registered device has the memory; it would wait.")
       : null,
-    held ? paused(held) : expected.start_at || !expected.how || first ? null : h("p", { class: "small" }, expected.how),
+    held ? pausedLine(held, "Your video starts when it is resumed.") : expected.start_at || !expected.how || first ? null : h("p", { class: "small" }, expected.how),
     h("p", { class: "hint" }, known ? cost.how : "First video of this model with these settings: its time is not known yet."),
   ];
-}
-
-/** Says that the video waits for the end of a pause, which administrators can end here. */
-function paused(row) {
-  const name = row.scope === "everything" ? "queue" : nameOf(row);
-  return h(
-    "div",
-    { key: "paused", class: "row" },
-    h("p", { class: "warn-text" }, `The ${name} is paused. Your video starts when it is resumed.`),
-    isAdmin() ? button("Resume", () => resume(row), { label: `Resume the ${name}` }) : null,
-  );
 }
 
 /** Says whether the model's files come by themselves, and where to see to it if not. */
@@ -121,6 +128,12 @@ function download(first) {
     firstUseSentence(first),
     refused ? [" ", h("a", { href: "#models" }, "Models")] : null,
   );
+}
+
+/** Returns when one video ends that starts then, from its own times; null: they are not known, or there are several videos. */
+function endOf(start, { generation_seconds: generation, loading_seconds: loading }) {
+  if (!start || generation === null || loading === null || Number(draft.filled.count || 1) > 1) return null;
+  return new Date(Date.parse(start) + (loading + generation) * 1000).toISOString();
 }
 
 const pair = (name, value) => h("div", { key: name }, h("dt", null, name), h("dd", null, value));
@@ -228,4 +241,8 @@ async function ask() {
   }
   estimate = known;
   changed();
+  const cost = known.found?.cost;
+  const there = state.models?.[entry.model_id];
+  // A model is loaded, or leaves, without a message: what the cards say has changed if the answer says otherwise.
+  if (there && cost && cost.generation_seconds !== null && (cost.loading_seconds === 0) !== there.is_loaded) load.models().catch(() => {}); // the feed reports an unreachable server
 }

@@ -11,7 +11,7 @@ import { estimateBar } from "./estimate.js";
 import { fields, fieldChanged } from "./generation_form.js";
 import { listen, takeFrom } from "./picture.js";
 import { latest, noteSubmitted, results } from "./recent.js";
-import { offer, setAside } from "./reusing.js";
+import { newSeed, offer, setAside } from "./reusing.js";
 import * as stored from "./stored.js";
 
 const COPIED_MS = 10_000;
@@ -105,15 +105,6 @@ export async function startFrom(query) {
     showMessage(`The picture could not be copied: ${error.message} Choose it again.`, "bad");
   }
   return null;
-}
-
-function newSeed() {
-  const field = document.getElementById("f-seed");
-  if (field) field.value = "";
-  draft.filled.seed = "";
-  draft.key = null;
-  save();
-  offer("The seed will be drawn anew.", []);
 }
 
 async function send(event) {

@@ -7,7 +7,7 @@ import { h, icon } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
 import { hasEnded, mergeJobs, state } from "../base/state.js";
-import { reuse } from "../job/actions.js";
+import { reuse, wasCancelledHere } from "../job/actions.js";
 import { shareAt, shareButton, sharedLink } from "../job/sharing.js";
 import * as stored from "./stored.js";
 
@@ -25,12 +25,15 @@ state.removed = (id) => forget(new Set([id]));
 /** Notes jobs that were submitted at once, and says that they are queued. */
 export function noteSubmitted(ids, batch_id) {
   const request = { ids, batch_id, ended: 0 };
-  request.close = tell(request, ids.length === 1 ? "The job is queued." : `${ids.length} jobs are queued.`, false, QUEUED_MS);
+  request.close = tell(request, ids.length === 1 ? "The job is queued." : `${ids.length} jobs are queued.`, "good", QUEUED_MS);
   submitted = [request, ...submitted.filter((one) => one.ids[0] !== ids[0])]; // what is sent twice is one request
   stored.rememberSubmitted(request);
 }
 
 const known = ({ ids }) => ids.map((id) => state.jobs.get(id)).filter(Boolean);
+
+/** Whether the end of the job is news: the user knows of a cancel of their own. */
+const isNews = (job) => hasEnded(job) && !wasCancelledHere(job);
 
 /** Returns the job that was submitted last, unless it had ended when the page was loaded. */
 export function latest() {
@@ -45,14 +48,14 @@ async function readSubmitted() {
   const read = await Promise.all(unknown.map(load.one));
   mergeJobs(read.filter((job) => !job.deleted));
   forget(new Set(read.filter((job) => job.deleted).map(({ id }) => id)));
-  for (const request of submitted) request.ended ??= known(request).filter(hasEnded).length; // they ended before the page was loaded
+  for (const request of submitted) request.ended ??= known(request).filter(isNews).length; // they ended before the page was loaded
 }
 
 function forget(gone) {
   if (!submitted.some(({ ids }) => ids.some((id) => gone.has(id)))) return;
   for (const request of submitted) {
     // Of those that were submitted at once, the others that ended have been announced.
-    if (request.ended) request.ended -= known(request).filter((job) => gone.has(job.id) && hasEnded(job)).length;
+    if (request.ended) request.ended -= known(request).filter((job) => gone.has(job.id) && isNews(job)).length;
     request.ids = request.ids.filter((id) => !gone.has(id));
   }
   submitted = submitted.filter(({ ids }) => ids.length);
@@ -66,24 +69,26 @@ export function announceEnds() {
     const jobs = known(request);
     // From here on, the form shows their progress.
     if (document.documentElement.dataset.view === "new" && jobs.some((job) => job.status !== "queued")) request.close();
-    const ended = jobs.filter(hasEnded);
-    if (ended.length <= request.ended) continue;
-    request.ended = ended.length;
-    const ready = ended.filter((job) => job.status === "succeeded").length;
+    if (jobs.length && jobs.every(hasEnded)) request.close();
+    const ended = jobs.filter(isNews).length;
+    if (ended <= request.ended) continue;
+    request.ended = ended;
+    const [ready, failed, cancelled] = ["succeeded", "failed", "cancelled"].map((status) => jobs.filter((job) => job.status === status).length);
+    const kind = failed ? "bad" : ready ? "good" : "info"; // a cancel is nobody's failure
     const title = titleOf(jobs[0]).slice(0, 80);
-    const lost = ended.length > ready;
-    if (request.ids.length > 1) tell(request, `${ready} of ${request.ids.length} videos are ready${lost ? `, ${ended.length - ready} ended without one` : ""}.`, lost);
-    else tell(request, lost ? `Your job ended without a video (${jobs[0].status}): ${title}` : `Your video is ready: ${title}`, lost);
+    const others = `${failed ? `, ${failed} failed` : ""}${cancelled ? `, ${cancelled} cancelled` : ""}`;
+    if (request.ids.length > 1) tell(request, `${ready} of ${request.ids.length} videos are ready${others}.`, kind);
+    else tell(request, `${ready ? "Your video is ready" : failed ? "Your job failed" : "Your job was cancelled"}: ${title}`, kind);
   }
 }
 
 /** Shows the one message of what was submitted at once. Returns a function that closes it. */
-function tell({ ids, batch_id }, text, isBad = false, milliseconds = ENDED_MS) {
+function tell({ ids, batch_id }, text, kind, milliseconds = ENDED_MS) {
   const isOne = ids.length === 1;
   const open = { text: "Open", href: isOne ? `#job/${ids[0]}` : `#jobs?batch_id=${batch_id}` };
   const job = isOne ? state.jobs.get(ids[0]) : null;
   const share = job && artifactOf(job, "video") ? [{ text: "Share", act: () => shareAt(job) }] : [];
-  return showMessage(text, isBad ? "bad" : "good", { key: ids[0], actions: [open, ...share], milliseconds });
+  return showMessage(text, kind, { key: ids[0], actions: [open, ...share], milliseconds, only: false, stays: milliseconds === ENDED_MS });
 }
 
 export function results() {

@@ -120,7 +120,20 @@ export function offer(text, actions, milliseconds) {
     actions: isAside ? [...actions, { text: "Back to my draft", act: takeBack }] : actions,
     milliseconds: isAside ? Infinity : milliseconds,
     dismissed: forget,
+    only: isAside,
   });
+}
+
+/** Gives up a fixed seed: each video made from now on has a random one. */
+export function newSeed() {
+  const field = document.getElementById("f-seed");
+  if (field) field.value = "";
+  draft.filled.seed = "";
+  draft.key = null;
+  delete draft.errors.seed;
+  save();
+  changed();
+  offer("Each video gets a new seed.", []);
 }
 
 function forget() {

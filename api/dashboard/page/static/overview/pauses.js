@@ -69,11 +69,28 @@ function line(row) {
   );
 }
 
+/** Says that something is paused, and what that means; administrators end it here. `row`: the pause. */
+export function pausedLine(row, meaning = "") {
+  const name = row.scope === "everything" ? "queue" : nameOf(row);
+  return h(
+    "div",
+    { key: "paused", class: "row wrap" },
+    h("p", { class: "warn-text" }, `The ${name} is paused${row.until ? ` until ${at(row.until)}` : ""}. ${meaning}`.trim()),
+    isAdmin() ? button("Resume", () => resume(row), { label: `Resume the ${name}` }) : null,
+  );
+}
+
+/** Says above the list of jobs, whose rows say what it means, that the whole queue is paused; null: it is not. */
+export function queuePaused() {
+  const row = (state.pauses ?? []).find(({ scope }) => scope === "everything");
+  return row ? pausedLine(row) : null;
+}
+
 async function pauseQueue() {
   const text = "Running jobs finish, nothing new starts. Jobs can still be submitted.";
   if (!(await confirm({ title: "Pause the whole queue?", text, yes: "Pause the queue", kind: "primary" }))) return;
   if (await attempt(() => change("pause", {})))
-    showMessage("The queue is paused: nothing new starts.", "info", { actions: [{ text: "Resume", act: resumeQueue }], milliseconds: RESUME_MS });
+    showMessage("The queue is paused: nothing new starts.", "info", { actions: [{ text: "Resume", act: resumeQueue }], milliseconds: RESUME_MS, only: false, stays: true });
 }
 
 export const resumeQueue = () => attempt(() => change("resume", {}), "The queue runs again.");

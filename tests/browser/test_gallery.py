@@ -317,6 +317,39 @@ def test_videos_are_compared_in_step(opened: Callable[..., Page], site: Site) ->
     expect(dialog).to_have_count(0)
 
 
+def test_the_space_bar_plays_a_comparison_and_never_closes_it(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=boat")
+    for pick in page.locator(".pick").all():
+        pick.check()
+    page.get_by_role("button", name="Compare").click()
+    dialog = page.get_by_role("dialog", name="Compare 2 videos")
+    play = dialog.get_by_role("button", name=re.compile("^(Play|Pause)$"))
+    expect(play).to_be_focused()
+    frame = dialog.locator("[data-frame]")
+    page.wait_for_function("() => [...document.querySelectorAll('dialog video')].every((one) => one.readyState >= 2)")
+    page.keyboard.press(" ")
+    page.wait_for_function("() => document.querySelector('dialog video').currentTime > 0.3")
+    expect(play).to_have_text("Play")  # at the end
+    dialog.get_by_role("button", name="One frame back").click()
+    expect(frame).to_have_attribute("data-frame", "7")
+    page.keyboard.press(" ")  # after a click elsewhere, too
+    expect(frame).to_have_attribute("data-frame", "8")
+    expect(play).to_have_text("Play")
+    page.keyboard.press("Tab")
+    expect(dialog.get_by_role("button", name="One frame on")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press(" ")  # a button reached by Tab keeps it
+    expect(frame).to_have_attribute("data-frame", "7")
+    page.keyboard.press("?")
+    shortcuts = page.get_by_role("dialog", name="Keyboard shortcuts")
+    expect(shortcuts).to_contain_text("play or pause")
+    page.keyboard.press("Escape")
+    expect(shortcuts).to_be_hidden()
+    expect(dialog).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
 def task_seconds(measuring: Any) -> float:
     """Return how long the page's tasks have taken so far."""
     found = measuring.send("Performance.getMetrics")["metrics"]

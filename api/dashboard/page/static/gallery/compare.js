@@ -64,7 +64,7 @@ function draw() {
       { class: "dialog-body" },
       h(
         "div",
-        { class: "side-by-side", "data-count": jobs.length, css: { "--count": jobs.length } },
+        { class: "side-by-side", "data-count": jobs.length },
         jobs.map((job, index) =>
           h(
             "figure",
@@ -73,6 +73,8 @@ function draw() {
               src: artifactOf(job, "video").url,
               poster: artifactOf(job, "thumbnail")?.url,
               preload: "auto",
+              width: job.result.width,
+              height: job.result.height,
               playsinline: true,
               "aria-label": `Video ${index + 1}: ${titleOf(job)}`,
               made: (element) => {
@@ -83,29 +85,29 @@ function draw() {
           ),
         ),
       ),
-      h(
-        "div",
-        { class: "row wrap player-row" },
-        // It has the focus at first, not the button that closes: the space bar plays.
-        h("button", { key: "play", type: "button", class: "button primary", autofocus: true, on: { click: toggle } }, playing ? "Pause" : "Play"),
-        button("◀ Frame", () => step(-1), { key: "back", label: "One frame back" }),
-        button("Frame ▶", () => step(1), { key: "on", label: "One frame on" }),
-        h("input", {
-          key: "seek",
-          type: "range",
-          class: "grow",
-          min: 0,
-          max: last,
-          step: 1,
-          "aria-label": "Frame",
-          own: (range) => {
-            range.value = String(frame());
-          },
-          on: { input: (event) => seek(Number(event.target.value)) },
-        }),
-        h("span", { key: "at", class: "small muted", "data-frame": frame() }, `frame ${frame() + 1} of ${last + 1}`),
-      ),
       differences(),
+    ),
+    h(
+      "div",
+      { class: "row wrap player-row" },
+      // It has the focus at first, not the button that closes: the space bar plays.
+      h("button", { key: "play", type: "button", class: "button primary", autofocus: true, on: { click: toggle } }, playing ? "Pause" : "Play"),
+      button("◀ Frame", () => step(-1), { key: "back", label: "One frame back" }),
+      button("Frame ▶", () => step(1), { key: "on", label: "One frame on" }),
+      h("input", {
+        key: "seek",
+        type: "range",
+        class: "grow",
+        min: 0,
+        max: last,
+        step: 1,
+        "aria-label": "Frame",
+        own: (range) => {
+          range.value = String(frame());
+        },
+        on: { input: (event) => seek(Number(event.target.value)) },
+      }),
+      h("span", { key: "at", class: "small muted", "data-frame": frame() }, `frame ${frame() + 1} of ${last + 1}`),
     ),
   );
 }

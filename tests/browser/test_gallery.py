@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from shared.cluster import nodes
 from shared.database.engine import Database, migrate
@@ -17,7 +17,7 @@ from tests.browser.conftest import Watched
 from tests.conftest import RedisServer, WebProcess
 from tests.support import working
 from tests.support.jobs import accepted
-from tests.support.videos import stored
+from tests.support.videos import ARTIFACTS, stored
 from workers.generation.finishing import outputs
 
 PROMPTS = ("a paper boat", "a lighthouse at dusk", "another Boat on a lake")
@@ -61,6 +61,9 @@ class Site:
 
     def get(self, path: str) -> Any:
         return self.web.http.get(path).json()
+
+    def artifacts(self, job_id: str) -> Any:
+        return self.get(f"/api/v1/jobs/{job_id}")["result"]["artifacts"]
 
 
 def frame(place: int, colour: int) -> numpy.ndarray:
@@ -270,14 +273,28 @@ def test_a_dialog_marks_its_video_and_a_new_collection_is_shown(opened: Callable
     asked.get_by_label("Name").fill("from a dialog")
     asked.get_by_role("button", name="Create").click()
     expect(page.locator("#toasts")).to_contain_text("Added to the collection")
-    page.keyboard.press("Escape")
+    listed = dialog.get_by_role("list", name="Collections")
+    expect(listed.get_by_role("listitem")).to_have_text(["from a dialog✕"])
+    choices = dialog.get_by_label("Add to a collection")
+    expect(choices.locator("option")).to_have_text(["Add to collection…", "New collection…"])
+    listed.get_by_role("button", name="Take out of from a dialog").click()
+    expect(listed).to_have_count(0)
+    expect(choices).to_be_focused()
+    choices.select_option(label="from a dialog (0)")
+    page.reload()  # the membership comes from the server
+    expect(listed.get_by_role("listitem")).to_have_text(["from a dialog✕"])
+    listed.get_by_role("link", name="from a dialog").click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.locator(".cell")).to_have_count(1)
     page.get_by_role("link", name="Clear").click()
     page.get_by_role("button", name="New collection").click()
     asked.get_by_label("Name").fill("an empty one")
     asked.get_by_role("button", name="Create").click()
     shown = page.locator("#gallery select[name=collection] option:checked")
     expect(shown).to_have_text("an empty one (0)")
-    expect(page.get_by_text("No video matches.")).to_be_visible()
+    expect(page.locator("#gallery .empty")).to_have_text("This collection is empty: add videos from the gallery")
+    page.get_by_label("Search in prompts").fill("boat")
+    expect(page.locator("#gallery .empty")).to_contain_text("No video matches.")
     for one in site.get("/api/v1/collections")["data"]:
         site.web.http.delete(f"/api/v1/collections/{one['id']}")
 
@@ -313,6 +330,88 @@ def test_videos_are_compared_in_step(opened: Callable[..., Page], site: Site) ->
         box = video.bounding_box()
         assert box is not None
         assert box["height"] <= (700 - 220) / 2
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1400, 900), (1024, 768), (390, 844)])
+def test_four_videos_are_compared_without_scrolling(
+    opened: Callable[..., Page], site: Site, width: int, height: int
+) -> None:
+    files = {one["kind"]: site.web.http.get(one["url"]) for one in site.artifacts(site.videos[0])}
+
+    def answer(route: Route) -> None:
+        kind = "video" if "mp4" in route.request.url else "thumbnail"
+        route.fulfill(body=files[kind].content, content_type=files[kind].headers["content-type"])
+
+    page = opened(viewport={"width": width, "height": height})
+    page.route(re.compile(r"\.(mp4|jpg)$"), answer)
+    fourth = stored(site.database, ["a ferry at night"], artifacts=ARTIFACTS)[0]
+    page.reload()
+    for prompt in ("a ferry at night", *PROMPTS):
+        page.get_by_label(f"Select: {prompt}", exact=True).check()
+    page.get_by_role("button", name="Compare").click()
+    dialog = page.get_by_role("dialog", name="Compare 4 videos")
+    play = dialog.get_by_role("button", name="Play")
+    for seen in (*dialog.locator("figure").all(), play, dialog.get_by_label("Frame", exact=True)):
+        expect(seen).to_be_in_viewport(ratio=1)
+    expect(dialog.get_by_text("Settings that differ")).to_be_in_viewport(ratio=1)
+    controls = dialog.locator(".player-row").bounding_box()
+    for caption in dialog.locator("figcaption").all():
+        box = caption.bounding_box()
+        assert box is not None
+        assert controls is not None
+        assert box["y"] + box["height"] <= controls["y"]
+    table = dialog.get_by_role("region", name="Settings that differ")
+    table.get_by_role("row").last.scroll_into_view_if_needed()
+    expect(table.get_by_role("row").last).to_be_in_viewport(ratio=1)
+    assert dialog.locator(".player-row").bounding_box() == controls, "they stay"
+    site.web.http.delete(f"/api/v1/jobs/{fourth}")
+
+
+@pytest.mark.parametrize("width", [1400, 1024, 390])
+def test_the_two_dates_stand_beside_each_other(opened: Callable[..., Page], width: int) -> None:
+    page = opened(viewport={"width": width, "height": 844})
+    if width <= 1160:
+        page.get_by_role("button", name="Filters").click()
+    expect(page.get_by_label("From", exact=True)).to_be_visible()
+    first, last = (page.get_by_label(name, exact=True).bounding_box() for name in ("From", "To"))
+    assert first is not None
+    assert last is not None
+    assert first["y"] == last["y"]
+    assert 0 < last["x"] - first["x"] - first["width"] < 20
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_space_bar_plays_a_comparison_and_never_closes_it(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=boat")
+    for pick in page.locator(".pick").all():
+        pick.check()
+    page.get_by_role("button", name="Compare").click()
+    dialog = page.get_by_role("dialog", name="Compare 2 videos")
+    play = dialog.get_by_role("button", name=re.compile("^(Play|Pause)$"))
+    expect(play).to_be_focused()
+    frame = dialog.locator("[data-frame]")
+    page.wait_for_function("() => [...document.querySelectorAll('dialog video')].every((one) => one.readyState >= 2)")
+    page.keyboard.press(" ")
+    page.wait_for_function("() => document.querySelector('dialog video').currentTime > 0.3")
+    expect(play).to_have_text("Play")  # at the end
+    dialog.get_by_role("button", name="One frame back").click()
+    expect(frame).to_have_attribute("data-frame", "7")
+    page.keyboard.press(" ")  # after a click elsewhere, too
+    expect(frame).to_have_attribute("data-frame", "8")
+    expect(play).to_have_text("Play")
+    page.keyboard.press("Tab")
+    expect(dialog.get_by_role("button", name="One frame on")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press(" ")  # a button reached by Tab keeps it
+    expect(frame).to_have_attribute("data-frame", "7")
+    page.keyboard.press("?")
+    shortcuts = page.get_by_role("dialog", name="Keyboard shortcuts")
+    expect(shortcuts).to_contain_text("play or pause")
+    page.keyboard.press("Escape")
+    expect(shortcuts).to_be_hidden()
+    expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
 
@@ -369,3 +468,28 @@ def test_an_error_is_shown_and_can_be_tried_again(opened: Callable[..., Page]) -
     page.unroute("**/api/v1/gallery?**")
     page.get_by_role("button", name="Try again").click()
     expect(page.locator(".cell")).to_have_count(1)
+
+
+def test_one_cause_is_one_error(opened: Callable[..., Page], site: Site) -> None:
+    page = opened("?q=boat", away=True)
+    page.route("**/api/v1/**", lambda route: route.abort("connectionrefused"))
+    page.goto("about:blank")
+    page.goto(f"{site.url}/#gallery?q=lake")
+    shown = page.locator("#gallery .note.bad")
+    expect(shown).to_have_text(["The videos could not be loaded: The server does not respond."])
+    page.unroute("**/api/v1/**")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".cell")).to_have_count(1)
+    expect(page.get_by_label("Size").locator("option")).not_to_have_count(1)
+    page.route("**/api/v1/collections", lambda route: route.abort("connectionrefused"))
+    page.route("**/api/v1/gallery/choices", lambda route: route.abort("connectionrefused"))
+    page.goto("about:blank")
+    page.goto(f"{site.url}/#gallery?q=boat")
+    why = "The sizes, LoRAs and collections could not be loaded: The server does not respond."
+    expect(shown).to_have_text([why])
+    expect(page.locator(".filters .note")).to_have_count(0)
+    expect(page.locator(".cell")).to_have_count(2)
+    page.unroute("**/api/v1/collections")
+    page.unroute("**/api/v1/gallery/choices")
+    page.get_by_role("button", name="Try again").click()
+    expect(shown).to_have_count(0)

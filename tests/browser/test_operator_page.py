@@ -75,6 +75,8 @@ def test_the_queue_is_paused_and_resumed(open_page: Open, stack: Stack) -> None:
         asked.get_by_role("button", name="Pause the queue").click()
         expect(section).to_contain_text("paused by local, just now")
         expect(health).to_contain_text("The queue is paused: jobs wait until it is resumed")
+        # The alert follows on its heading.
+        expect(health.locator("strong, a").last).to_have_text("The queue is paused: jobs wait until it is resumed")
         page.get_by_role("navigation").get_by_role("link", name="Devices").click()
         expect(page.locator("#devices .idle").first).to_have_text(re.compile("idle . the queue is paused"))
         page.get_by_role("navigation").get_by_role("link", name="Overview").click()
@@ -119,6 +121,31 @@ def test_a_device_is_paused_and_a_node_drained_on_the_page(open_page: Open) -> N
     expect(page.locator("#devices .badge").last).to_have_text("drained")
     page.get_by_role("button", name="End the drain of here").click()
     expect(page.locator("#devices .badge").last).to_have_text("online")
+
+
+def test_an_open_log_shows_its_end_and_makes_no_other_card_higher(open_page: Open) -> None:
+    page = open_page("#devices", viewport={"width": 1024, "height": 768})
+    lines = [
+        {"time": "2030-01-02T03:04:05Z", "level": "INFO", "process": "gpu-0", "message": f"line {number}"}
+        for number in range(100)
+    ]
+    answer = {"lines": lines, "processes": ["gpu-0"], "unanswered": []}
+    page.route("**/api/v1/nodes/here/log?*", lambda route: route.fulfill(json=answer))
+    first, second = (page.locator("#devices .card").nth(place) for place in (0, 1))
+    expect(second).to_contain_text("waits for a job")
+    before = second.bounding_box()
+    first.get_by_text("Log", exact=True).click()
+    log = first.get_by_label("Log", exact=True)
+    expect(log).to_contain_text("line 99")
+    page.wait_for_function("log => log.scrollTop + log.clientHeight >= log.scrollHeight - 1", arg=log.element_handle())
+    after = second.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["y"] == before["y"]
+    assert after["height"] <= before["height"]
+    log.evaluate("log => log.scrollTo(0, 0)")
+    first.get_by_role("button", name="Read again").click()
+    page.wait_for_function("log => log.scrollTop + log.clientHeight >= log.scrollHeight - 1", arg=log.element_handle())
 
 
 def test_a_quarantined_device_is_shown_with_the_reason_until_its_release(open_page: Open, stack: Stack) -> None:

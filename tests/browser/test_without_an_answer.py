@@ -16,7 +16,7 @@ WANTING = {
     "models": "The models could not be loaded: The server does not respond.",
     "devices": "The devices could not be loaded: The server does not respond.",
     "alerts": "The alerts could not be loaded: The server does not respond.",
-    "gallery": "The collections could not be loaded: The server does not respond.",
+    "gallery": "The videos could not be loaded: The server does not respond.",
 }
 UNKNOWN_JOB = "job/00000000-0000-7000-8000-000000000000"
 

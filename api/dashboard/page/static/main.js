@@ -233,7 +233,7 @@ byId("refresh").addEventListener("click", async () => {
 });
 byId("shortcuts").addEventListener("click", showShortcuts);
 addEventListener("keydown", (event) => {
-  if (event.key !== "?" || event.target.closest("input, select, textarea, dialog")) return;
+  if (event.key !== "?" || event.target.closest("input, select, textarea")) return;
   event.preventDefault();
   showShortcuts();
 });

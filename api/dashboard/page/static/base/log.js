@@ -4,7 +4,7 @@ import { get } from "./api.js";
 import { h } from "./dom.js";
 import { stamp } from "./format.js";
 import { button, note } from "./parts.js";
-import { changed } from "./state.js";
+import { afterDrawing } from "./state.js";
 
 const read = new Map(); // by path: what was loaded last
 
@@ -13,7 +13,7 @@ export function lastLines(path, nothing, label = "Last lines of the log") {
   const { found = null, problem = null } = read.get(path) ?? {};
   return h(
     "details",
-    { key: "log", class: "log", on: { toggle: (event) => event.target.open && load(path) } },
+    { key: "log", class: "log", on: { toggle: (event) => event.target.open && load(path, event.target) } },
     h("summary", null, label),
     note(problem, "bad"),
     found?.unanswered?.length ? note(`No answer from ${found.unanswered.join(", ")}: its lines are missing.`, "warn") : null,
@@ -24,17 +24,21 @@ export function lastLines(path, nothing, label = "Last lines of the log") {
       : problem
         ? null
         : h("p", { class: "muted small" }, "Loading…"),
-    found || problem ? button("Read again", () => load(path), { kind: "quiet" }) : null,
+    found || problem ? button("Read again", (event) => load(path, event.target.closest("details")), { kind: "quiet" }) : null,
   );
 }
 
 const text = (line) => [stamp(line.time), line.level, `${line.process}:`, line.message].filter(Boolean).join(" ");
 
-async function load(path) {
+/** Loads a log and shows its end, where the newest lines are. */
+async function load(path, place) {
   try {
     read.set(path, { found: await get(path) });
   } catch (error) {
     read.set(path, { found: read.get(path)?.found, problem: error.message });
   }
-  changed();
+  afterDrawing(() => {
+    const lines = place.querySelector("pre");
+    if (lines) lines.scrollTop = lines.scrollHeight;
+  });
 }

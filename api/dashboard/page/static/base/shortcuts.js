@@ -1,5 +1,6 @@
 // The dialog of the keyboard's shortcuts. Loaded when it is first opened.
 
+import { openModal } from "./dialogs.js";
 import { h, render } from "./dom.js";
 
 const KEYS = [
@@ -48,5 +49,5 @@ export function show() {
       ),
     );
   }
-  if (!dialog.open) dialog.showModal();
+  if (!dialog.open) openModal(dialog);
 }

@@ -51,8 +51,11 @@ export function collectionTools(chosen, version, goTo) {
   ];
 }
 
-/** Returns a select that adds the selection to a collection, also a new one. `add` receives its id. */
-export function addTo(add) {
+/** Returns the collections of these ids, by name. */
+export const named = (ids) => collections.filter(({ id }) => ids.includes(id));
+
+/** Returns a select that adds videos to a collection, also a new one. `add` receives its id. `isIn`: ids of those that have them. */
+export function addTo(add, isIn = []) {
   return h(
     "label",
     { class: "field inline steer", key: "add" },
@@ -72,7 +75,7 @@ export function addTo(add) {
         },
       },
       h("option", { key: "", value: "" }, "Add to collection…"),
-      collections.map((one) => h("option", { key: one.id, value: one.id }, nameOf(one))),
+      collections.filter(({ id }) => !isIn.includes(id)).map((one) => h("option", { key: one.id, value: one.id }, nameOf(one))),
       h("option", { key: NEW, value: NEW }, "New collection…"),
     ),
   );

@@ -13,6 +13,7 @@ let dialog = null;
 let jobs = [];
 let playing = false;
 let time = 0; // seconds
+let isTabbed = false; // whether Tab reached the focused control, which then keeps its keys
 
 /** Opens the dialog. Throws if one of the jobs cannot be loaded. */
 export async function openCompare(ids) {
@@ -21,11 +22,16 @@ export async function openCompare(ids) {
   if (jobs.length < 2) throw new Error("Fewer than two of these videos still exist.");
   playing = false;
   time = 0;
+  isTabbed = false;
   dialog = document.createElement("dialog");
   dialog.className = "dialog compare-dialog";
   dialog.setAttribute("aria-labelledby", "compare-title");
   dialog.addEventListener("close", close);
   dialog.addEventListener("keydown", keydown);
+  dialog.addEventListener("keyup", (event) => isForAll(event) && event.preventDefault()); // Firefox clicks a button then
+  dialog.addEventListener("pointerdown", () => {
+    isTabbed = false;
+  });
   holder.append(dialog);
   draw();
   openModal(dialog);
@@ -58,7 +64,7 @@ function draw() {
       { class: "dialog-body" },
       h(
         "div",
-        { class: "side-by-side", "data-count": jobs.length, css: { "--count": jobs.length } },
+        { class: "side-by-side", "data-count": jobs.length },
         jobs.map((job, index) =>
           h(
             "figure",
@@ -67,6 +73,8 @@ function draw() {
               src: artifactOf(job, "video").url,
               poster: artifactOf(job, "thumbnail")?.url,
               preload: "auto",
+              width: job.result.width,
+              height: job.result.height,
               playsinline: true,
               "aria-label": `Video ${index + 1}: ${titleOf(job)}`,
               made: (element) => {
@@ -77,28 +85,29 @@ function draw() {
           ),
         ),
       ),
-      h(
-        "div",
-        { class: "row wrap player-row" },
-        button(playing ? "Pause" : "Play", toggle, { key: "play", kind: "primary" }),
-        button("◀ Frame", () => step(-1), { key: "back", label: "One frame back" }),
-        button("Frame ▶", () => step(1), { key: "on", label: "One frame on" }),
-        h("input", {
-          key: "seek",
-          type: "range",
-          class: "grow",
-          min: 0,
-          max: last,
-          step: 1,
-          "aria-label": "Frame",
-          own: (range) => {
-            range.value = String(frame());
-          },
-          on: { input: (event) => seek(Number(event.target.value)) },
-        }),
-        h("span", { key: "at", class: "small muted", "data-frame": frame() }, `frame ${frame() + 1} of ${last + 1}`),
-      ),
       differences(),
+    ),
+    h(
+      "div",
+      { class: "row wrap player-row" },
+      // It has the focus at first, not the button that closes: the space bar plays.
+      h("button", { key: "play", type: "button", class: "button primary", autofocus: true, on: { click: toggle } }, playing ? "Pause" : "Play"),
+      button("◀ Frame", () => step(-1), { key: "back", label: "One frame back" }),
+      button("Frame ▶", () => step(1), { key: "on", label: "One frame on" }),
+      h("input", {
+        key: "seek",
+        type: "range",
+        class: "grow",
+        min: 0,
+        max: last,
+        step: 1,
+        "aria-label": "Frame",
+        own: (range) => {
+          range.value = String(frame());
+        },
+        on: { input: (event) => seek(Number(event.target.value)) },
+      }),
+      h("span", { key: "at", class: "small muted", "data-frame": frame() }, `frame ${frame() + 1} of ${last + 1}`),
     ),
   );
 }
@@ -149,10 +158,15 @@ function follow() {
   draw();
 }
 
+/** Whether a key is the space bar and plays or pauses, wherever a click has put the focus. A button reached by Tab keeps it. */
+const isForAll = (event) => event.key === " " && !(isTabbed && event.target.matches("button"));
+
 function keydown(event) {
-  if (event.target.matches("input, button") && event.key === " ") return;
-  if (event.target.matches("input")) return;
-  if (event.key === " ") toggle();
+  if (event.key === "Tab") isTabbed = true;
+  if (event.altKey || event.ctrlKey || event.metaKey) return;
+  if (isForAll(event)) {
+    if (!event.repeat) toggle();
+  } else if (event.target.matches("input") || (isTabbed && event.target.matches(".sideways"))) return;
   else if (event.key === "ArrowLeft") step(-1);
   else if (event.key === "ArrowRight") step(1);
   else return;

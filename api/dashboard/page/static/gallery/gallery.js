@@ -167,6 +167,7 @@ export function gallery() {
     filterForm(),
     h("p", { class: "small muted", key: "kept" }, "Favourites and videos in collections are kept until you delete them."),
     problem("gallery", "videos", false, reload),
+    choicesProblem(),
     own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
     own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
     own.total === 0 && !state.notes.gallery ? nothing() : null,
@@ -183,8 +184,18 @@ function summary() {
   return `${own.more ? "More than " : ""}${plural(own.total, "video")}${looked}`;
 }
 
+/** Says why the fields lack choices, unless the videos could not be loaded for the same reason: trying that again loads all. */
+function choicesProblem() {
+  const wanting = ["choices", "collections"].filter((part) => state.notes[part] && state.notes[part] !== state.notes.gallery);
+  const what = { choices: "sizes and LoRAs", collections: "collections", "choices,collections": "sizes, LoRAs and collections" };
+  return wanting.length ? problem(wanting[0], what[wanting], false, loadChoices) : null;
+}
+
 function nothing() {
-  return isFiltered()
+  const filters = NAMES.filter((name) => own.query[name]);
+  if (filters.join() === "collection")
+    return h("p", { key: "none", class: "empty" }, "This collection is empty: ", h("a", { href: "#gallery" }, "add videos from the gallery"));
+  return filters.length
     ? h("p", { key: "none", class: "empty" }, "No video matches. ", h("a", { href: "#gallery" }, "Show all videos"))
     : h("p", { key: "none", class: "empty" }, "No videos yet. ", h("a", { href: "#new" }, "Create a video"));
 }
@@ -213,10 +224,7 @@ function filterForm() {
       choice("Model", "model_id", models),
       choice("Size", "size", known(own.choices?.sizes ?? [], query.size)),
       choice("LoRA", "lora", known(own.choices?.loras ?? [], query.lora)),
-      day("From", "from"),
-      day("To", "to"),
-      problem("choices", "sizes and LoRAs", false, loadChoices),
-      problem("collections", "collections", false, loadCollections),
+      h("div", { class: "dates", key: "dates" }, day("From", "from"), day("To", "to")),
       h(
         "div",
         { class: "row wrap kept", key: "kept" },

@@ -3,15 +3,21 @@
 import { call, get } from "../base/api.js";
 import { attempt, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { changed, state } from "../base/state.js";
-import { addTo, loadCollections } from "./collections.js";
+import { afterDrawing, changed, state } from "../base/state.js";
+import { addTo, loadCollections, named, takeOut } from "./collections.js";
 
 const known = new Map(); // videos by id, as the gallery lists them; null while one is asked for
 
-/** Returns the favourite and the collections of the job's video; null until its marks are known. */
-export function marks(job) {
+/** Returns the job's video as the gallery lists it; null until it is known. */
+function videoOf(job) {
   const video = state.gallery?.video(job.id) ?? known.get(job.id);
   if (video === undefined) look(job);
+  return video ?? null;
+}
+
+/** Returns the favourite of the job's video, and what adds it to a collection; null until its marks are known. */
+export function marks(job) {
+  const video = videoOf(job);
   if (!video) return null;
   return [
     h(
@@ -25,8 +31,42 @@ export function marks(job) {
         video.collections = [...new Set([...video.collections, collection])];
         await loadCollections();
       }, "Added to the collection"),
+      video.collections,
     ),
   ];
+}
+
+/** Returns the collections that the job's video is in, each with a button that takes it out; null if there are none. */
+export function memberships(job) {
+  const video = videoOf(job);
+  const found = named(video?.collections ?? []);
+  if (!found.length) return null;
+  return h(
+    "ul",
+    { key: "collections", class: "chips collections", "aria-label": "Collections" },
+    found.map((one) =>
+      h(
+        "li",
+        { key: one.id },
+        h("a", { href: `#gallery?collection=${one.id}` }, one.name),
+        h(
+          "button",
+          { type: "button", class: "steer", "aria-label": `Take out of ${one.name}`, title: "Take out", on: { click: (event) => leave(video, one, event.target) } },
+          "✕",
+        ),
+      ),
+    ),
+  );
+}
+
+async function leave(video, { id }, from) {
+  const dialog = from.closest("dialog");
+  await attempt(async () => {
+    await takeOut(id, [video.id]);
+    video.collections = video.collections.filter((one) => one !== id);
+    await loadCollections();
+    afterDrawing(() => dialog.querySelector("[name=add-to]")?.focus()); // the focused button is gone
+  }, "Taken out of the collection");
 }
 
 /** The marks are asked for again when the job is shown next: they may have changed elsewhere. */

@@ -63,8 +63,8 @@ function health() {
       "div",
       null,
       h("strong", null, title),
-      pause && pause !== title && isLive ? h("strong", { key: "pause" }, pause) : null,
       open.map((alert) => h("a", { key: alert.id, href: "#alerts" }, alert.title, alert.acknowledged ? " (acknowledged)" : "")),
+      pause && pause !== title && isLive ? h("strong", { key: "pause" }, pause) : null,
     ),
   );
 }

@@ -28,6 +28,9 @@ _LATER = (
     "models/models.js",
     "models/choosing.js",
     "models/cleanup.js",
+    "operating/alerts.js",
+    "operating/devices.js",
+    "operating/steering.js",
     "login.js",
 )
 

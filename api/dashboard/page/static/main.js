@@ -1,8 +1,6 @@
 // Entry point of the page: routes addresses to views, draws the state, and shows the state of the connection.
 
-import { alerts } from "./operating/alerts.js";
 import { base } from "./base/api.js";
-import { devices } from "./operating/devices.js";
 import { script, wrong } from "./base/awaited.js";
 import { attempt, leaveView, liftToasts, showMessage } from "./base/dialogs.js";
 import { h, render } from "./base/dom.js";
@@ -23,13 +21,15 @@ import * as theme from "./base/theme.js";
 
 // The scripts of these views are loaded when they are first shown.
 const LATER = {
+  alerts: () => import("./operating/alerts.js"),
+  devices: () => import("./operating/devices.js"),
   flows: () => import("./jobs/flows.js"),
   gallery: () => import("./gallery/gallery.js"),
   models: () => import("./models/models.js"),
 };
 const scripts = {}; // by view: null if it could not be loaded
 const ofScript = (name) => () => scripts[name]?.[name]() ?? (name in scripts ? missing(name) : loading());
-const VIEWS = { overview, gallery: ofScript("gallery"), jobs, flows: ofScript("flows"), new: newJob, models: ofScript("models"), devices, alerts };
+const VIEWS = { overview, gallery: ofScript("gallery"), jobs, flows: ofScript("flows"), new: newJob, models: ofScript("models"), devices: ofScript("devices"), alerts: ofScript("alerts") };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
 const FAST_POLL_MS = 2_000;
 const FIRST = document.documentElement.dataset.first; // the view of an address without one

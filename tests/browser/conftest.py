@@ -138,3 +138,12 @@ def open_page(browser: Browser, stack: Stack, watched: Watched) -> Iterator[Call
     yield open_page
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def paused(stack: Stack) -> Iterator[None]:
+    """Nothing starts meanwhile."""
+    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
+    yield
+    stack.request("POST", "/api/v1/jobs/bulk", json={"action": "cancel", "filter": {"status": "queued"}})
+    stack.request("POST", "/api/v1/queues/resume", json={})

@@ -2,7 +2,6 @@
 
 import re
 import uuid
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 import pytest
@@ -23,15 +22,6 @@ TWO_KEYS = """() => {
     }
 }"""
 LONG = {"frames": 81, "steps": 60}
-
-
-@pytest.fixture
-def paused(stack: Stack) -> Iterator[None]:
-    """Nothing starts meanwhile."""
-    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
-    yield
-    stack.request("POST", "/api/v1/jobs/bulk", json={"action": "cancel", "filter": {"status": "queued"}})
-    stack.request("POST", "/api/v1/queues/resume", json={})
 
 
 def test_queued_jobs_are_in_order_and_moved_by_keys(open_page: Open, stack: Stack, paused: None) -> None:

@@ -1,9 +1,7 @@
 """The figures and the order of the queue follow what the page itself does, in a real browser."""
 
 import re
-from collections.abc import Iterator
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Open
@@ -11,15 +9,6 @@ from tests.support.stack import Stack
 
 LONG = {"frames": 81, "steps": 60}
 SOON = 8_000  # ms; everything is loaded again every thirty seconds
-
-
-@pytest.fixture
-def paused(stack: Stack) -> Iterator[None]:
-    """Nothing starts meanwhile."""
-    stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
-    yield
-    stack.request("POST", "/api/v1/jobs/bulk", json={"action": "cancel", "filter": {"status": "queued"}})
-    stack.request("POST", "/api/v1/queues/resume", json={})
 
 
 def test_the_counts_follow_a_job_that_the_page_makes_and_cancels(open_page: Open, stack: Stack, paused: None) -> None:

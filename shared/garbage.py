@@ -6,9 +6,10 @@ _YOUNG_OBJECTS = 20_000  # a collection starts when this many more objects were 
 
 
 def freeze() -> None:
-    """Exclude all existing objects from later collections. Call it once, when a process has loaded what it keeps.
+    """Exclude all existing objects from later collections. Call it when a process has loaded what it keeps.
 
-    What is garbage by then stays. Imports leave a thousand objects of it, which is not worth searching all for them.
+    Garbage that exists then is never freed, so do not call it again and again. Imports leave a thousand such objects,
+    too few to search all others for them.
     """
     gc.freeze()
     gc.enable()  # `startup.begin` has disabled it

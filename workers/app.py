@@ -11,8 +11,8 @@ from collections.abc import MutableMapping
 from shared import garbage, startup
 
 if __name__ == "__mp_main__" and os.environ.get("WANWORKS_ROLE") == "io":
-    # A child of the io worker, which imports this module first. What it does - its own start, hashing, downloading -
-    # must not take CPU time from a generation's step, nor from the start of the other processes.
+    # A child of the io worker imports this module first. Its start, its hashing and its downloads must not take CPU
+    # time from a generation's step or from the start of the other processes.
     os.nice(10)
 if __name__ in ("__main__", "__mp_main__"):
     startup.begin()

@@ -65,7 +65,7 @@ def read_until(terminal: int, words: str | None, seconds: float = 60) -> str:
         if select.select([terminal], [], [], 0.2)[0]:
             try:
                 said += os.read(terminal, 65536)
-            except OSError:  # nobody has the other side open any more
+            except OSError:  # the other side of the terminal is closed
                 break
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode()).replace("\r\n", "\n")
 

@@ -81,7 +81,7 @@ export function whenMoved(act) {
 
 /**
  * Adds or updates jobs, from an answer or a message. An older version of a job never replaces a newer one. `listed`: they
- * are a page of a list, so unknown ones are not new, and the counts that were read with it have them.
+ * are a page of a list, so unknown jobs are not new ones, and the counts include them already.
  */
 export function mergeJobs(jobs, listed = false) {
   let moved = false;

@@ -30,7 +30,7 @@ export function batches() {
 const nameOf = (batch) => batch.name || `Batch of ${plural(batch.total, "job")}, ${ago(batch.created_at)}`;
 const ended = (batch) => batch.counts.succeeded + batch.counts.failed + batch.counts.cancelled;
 
-/** A link to the videos that there are; while there is none, says so instead. */
+/** Returns a link to the finished videos, or a note while there is none. */
 function archive(batch) {
   const { counts, total } = batch;
   if (!counts.succeeded) return h("span", { class: "muted" }, batch.finished_at ? "no video to download" : "no video to download yet");

@@ -108,6 +108,11 @@ class Stack:
 
         return wait_for(running, 30, name)
 
+    def wait_running(self) -> None:
+        """Waits for every process. Beat and Flower are started after the stack has said that it is ready."""
+        for name in [item["name"] for item in self.state()["processes"]]:
+            self.pid(name)
+
     def child(self, worker: str) -> int:
         """The pool child of a GPU worker: the process that holds the device."""
 
@@ -127,14 +132,22 @@ class Stack:
         """As a patient client: a refused connection is tried again."""
         if self.key is not None:
             options["headers"] = {"Authorization": f"Bearer {self.key}", **(options.get("headers") or {})}
+        return self._patiently(method, self.url + path, **options)
 
+    def _patiently(self, method: str, url: str, **options: Any) -> httpx.Response:
         def answer() -> httpx.Response | None:
             try:
-                return httpx.request(method, self.url + path, timeout=70, **options)
+                return httpx.request(method, url, timeout=70, **options)
             except httpx.TransportError:
                 return None
 
-        return wait_for(answer, 40, f"{method} {path}")
+        return wait_for(answer, 40, f"{method} {url}")
+
+    def flower(self, path: str, auth: tuple[str, str] | None = None) -> httpx.Response:
+        """Flower's own answer, once it listens; `auth` in place of its user and password."""
+        state = self.state()
+        auth = auth or (state["flower_user"], (self.home / "flower-password").read_text().strip())
+        return self._patiently("GET", state["flower_url"] + path, auth=auth)
 
     def submit(self, **fields: Any) -> str:
         body = {**QUICK, **fields}

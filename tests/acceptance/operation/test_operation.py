@@ -22,12 +22,6 @@ from tests.support.stack import QUICK, Stack, children, command_line, environmen
 LONG = {"resolution": "256x256", "frames": 17, "steps": 60}
 
 
-def flower(stack: Stack, path: str) -> Any:
-    state = stack.state()
-    password = (stack.home / "flower-password").read_text().strip()
-    return httpx.get(state["flower_url"] + path, auth=(state["flower_user"], password), timeout=20)
-
-
 def test_flower_lists_tasks_under_their_job_ids_with_the_true_outcome(stack: Stack) -> None:
     (stack.home / "loras").mkdir(exist_ok=True)
     (stack.home / "loras" / "broken.safetensors").write_bytes(b"not a tensor")
@@ -41,7 +35,7 @@ def test_flower_lists_tasks_under_their_job_ids_with_the_true_outcome(stack: Sta
     stack.wait_status(stopped)
 
     def told() -> dict[str, Any] | None:
-        answer = flower(stack, "/api/tasks?limit=200")
+        answer = stack.flower("/api/tasks?limit=200")
         tasks = answer.json() if answer.status_code == 200 else {}
         states = {job_id: tasks.get(job_id, {}).get("state") for job_id in (good, bad, stopped)}
         wanted = {good: "SUCCESS", bad: "FAILURE", stopped: "REVOKED"}
@@ -54,9 +48,8 @@ def test_flower_lists_tasks_under_their_job_ids_with_the_true_outcome(stack: Sta
 
 
 def test_flower_asks_who_is_there(stack: Stack) -> None:
-    url = stack.state()["flower_url"]
-    assert httpx.get(url + "/api/tasks").status_code == 401
-    assert httpx.get(url + "/", auth=("wanworks", "wrong")).status_code == 401
+    assert stack.flower("/", auth=("wanworks", "wrong")).status_code == 401
+    assert httpx.get(stack.state()["flower_url"] + "/api/tasks").status_code == 401
 
 
 def test_ping_and_inspect_answer_during_a_long_step(stack: Stack) -> None:

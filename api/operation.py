@@ -181,9 +181,10 @@ def _call(operation: Operation) -> Callable[[Request], Awaitable[Response]]:
 
 
 async def _admitted(context: Context, request: Request, operation: Operation, scope: KeyScope) -> Caller:
-    signature, expires = (request.query_params.get(name, "") for name in ("signature", "expires"))
-    if operation.by_link and signature and expires.isascii() and expires.isdigit():
-        return await context.access.holder(request.scope["path"], expires, signature)
+    if operation.by_link:
+        signature, expires = (request.query_params.get(name, "") for name in ("signature", "expires"))
+        if signature and expires.isascii() and expires.isdigit():
+            return await context.access.holder(request.scope["path"], expires, signature)
     return await context.access.admit(request, scope)
 
 

@@ -28,12 +28,19 @@ DEVICES_PER_JOB = (1, 2, 4, 8)
 LORA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_SEED = 2**32 - 1
 MOST_SEEDS = 16
+_NOT_TEXT = "text must not contain NUL or lone surrogate characters"
+# Not `[]`, which Pydantic would copy deeply for each request.
+_EMPTY_LIST: dict[str, Any] = {"default_factory": list, "json_schema_extra": {"default": []}}
 _ANY_SEED = -1  # many clients send this to request a random seed
 
 
 def _text(value: str) -> str:
-    if "\x00" in value or any(0xD800 <= ord(char) <= 0xDFFF for char in value):
-        raise ValueError("text must not contain NUL or lone surrogate characters")
+    try:
+        value.encode()  # fails for lone surrogates
+    except UnicodeEncodeError:
+        raise ValueError(_NOT_TEXT) from None
+    if "\x00" in value:
+        raise ValueError(_NOT_TEXT)
     return value
 
 
@@ -204,14 +211,15 @@ class GenerationRequest(BaseModel):
             "If omitted, the model's own, which is 1 unless the catalogue says otherwise."
         ),
     ] = None
-    loras: Annotated[list[Lora], Field(max_length=8)] = []
+    loras: list[Lora] = Field(max_length=8, **_EMPTY_LIST)
     priority: Priority = Priority.NORMAL
     max_attempts: MaxAttempts = None
     retry_backoff_seconds: RetryBackoff = None
-    fallback: Annotated[
-        list[FallbackStrategy],
-        Field(max_length=6, description="Permitted strategies while the model is not ready, in order of preference."),
-    ] = []
+    fallback: list[FallbackStrategy] = Field(
+        max_length=6,
+        description="Permitted strategies while the model is not ready, in order of preference.",
+        **_EMPTY_LIST,
+    )
     start_after: Annotated[
         Moment | None, Field(description="The job does not start before this time (ISO 8601 with an offset or Z).")
     ] = None
@@ -230,4 +238,4 @@ class GenerationRequest(BaseModel):
         bool, Field(strict=True, description="Also send progress to the webhook, about every ten seconds.")
     ] = False
     preview: PreviewField = True
-    metadata: Labels = {}
+    metadata: Labels = Field(default_factory=dict, json_schema_extra={"default": {}})

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -39,7 +39,7 @@ _SESSION, _LINK, _KEY = "session", "artifact", "key"
 # A revoked key is refused by all processes within this time.
 _CACHE_SECONDS = 2.0
 _MAX_CACHED = 10_000
-_PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip", "via")
+_PROXY_HEADERS = frozenset({b"forwarded", b"x-forwarded-for", b"x-forwarded-host", b"x-real-ip", b"via"})
 
 
 @dataclass(frozen=True)
@@ -126,14 +126,10 @@ class Access:
         A page of another site may resolve its own name to this host; `Host` then has that name. A proxy may forward
         requests of the whole network; its headers then name the client.
         """
-        if any(name in connection.headers for name in _PROXY_HEADERS):
+        if any(name in _PROXY_HEADERS for name, _ in connection.scope["headers"]):
             raise Forbidden("Requests through a proxy need an API key. Create the first one with: wanworks keys create")
-        named = connection.headers.get("host", "")
-        try:
-            host = urlsplit(f"//{named}").hostname or ""
-        except ValueError:
-            host = named
-        if host and host != self._settings.host and not is_loopback(host):
+        host = _other_host(connection.headers.get("host", ""), self._settings.host)
+        if host is not None:
             raise Forbidden(
                 f"Without API keys only requests to a local host name are allowed, not to {host[:100]!r}. "
                 "Create a key with: wanworks keys create"
@@ -178,6 +174,16 @@ class Access:
         if self._signing_key is None:
             self._signing_key = await anyio.to_thread.run_sync(nodes.agreed, self._database, _SIGNING_KEY)
         return self._signing_key
+
+
+@lru_cache(maxsize=1000)
+def _other_host(named: str, own: str) -> str | None:
+    """Return the host that a `Host` header names, if it is neither `own` nor a local name or address."""
+    try:
+        host = urlsplit(f"//{named}").hostname or ""
+    except ValueError:
+        host = named
+    return host if host and host != own and not is_loopback(host) else None
 
 
 def _caller(row: ApiKey) -> Caller:

@@ -31,7 +31,7 @@ from api.services.group_commit import Committed
 from api.services.waiting import waiting_for
 from shared import clock
 from shared.access import keys
-from shared.catalogue.job_types import GENERATION
+from shared.catalogue.job_types import GENERATION, GenerationParams
 from shared.database.tables import Job
 from shared.errors import FieldError, InvalidField, LimitReached, StoreFull, Unavailable
 from shared.jobs import accepting, records
@@ -270,7 +270,9 @@ async def _accept(context: Context, new: NewJob, caller: Caller) -> Response:
     if caller.limits.running_jobs is not None:
         full = await anyio.to_thread.run_sync(running_limits.at_limit, context.database, [job.owner])
     reason = waiting_for(job, context.hosts.seen(), now, full.get(job.owner or "")) if context.hosts.is_fresh else None
-    return json_response(views.job(job, progress, position, context.settings.public_path, reason), 202, location)
+    accepted = new.params if isinstance(new.params, GenerationParams) else None
+    shown = views.job(job, progress, position, context.settings.public_path, reason, accepted=accepted)
+    return json_response(shown, 202, location)
 
 
 async def _until_ended(context: Context, job_id: str, only: str | None, wait_seconds: float) -> None:

@@ -45,8 +45,12 @@ def job(
     public_path: str,
     waiting_for: WaitingFor | None = None,
     forecast: Forecast | None = None,
+    accepted: GenerationParams | None = None,
 ) -> Job:
-    """Return the job as its owner sees it. URLs in it begin with the public path."""
+    """Return the job as its owner sees it. URLs in it begin with the public path.
+
+    `accepted`: the parameters of a generation that was stored just now, which need not be read from its row.
+    """
     return Job(
         id=row.id,
         type=row.type,
@@ -54,7 +58,7 @@ def job(
         model_id=row.model_id,
         priority=list(Priority)[row.priority],
         mock=row.mock,
-        params=_PARAMS.get(row.type, _unknown_params)(row.params),
+        params=_PARAMS.get(row.type, _unknown_params)(row.params) if accepted is None else _shown(accepted),
         fallback_applied=[AppliedFallback.model_validate(each) for each in row.params.get("fallback_applied", ())],
         bandwidth_limit_mbps=row.bandwidth_mbps,
         paused_by=row.paused_by,
@@ -108,7 +112,10 @@ _SHARED_PARAMS = tuple(set(Params.model_fields) - {"image", "last_image", "fit",
 
 
 def settled_params(stored: dict[str, Any]) -> Params:
-    params = GenerationParams.model_validate(stored)
+    return _shown(GenerationParams.model_validate(stored))
+
+
+def _shown(params: GenerationParams) -> Params:
     shared = {name: getattr(params, name) for name in _SHARED_PARAMS}
     has_image = params.image is not None or params.image_of is not None
     has_last = params.last_image is not None or params.last_image_of is not None

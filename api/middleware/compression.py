@@ -12,7 +12,7 @@ from api.http.headers import takes_gzip
 
 _MINIMUM_BYTES = 1000  # below, the headers and a packet cost more than what is saved
 _LEVEL = 5
-_JSON = ("application/json", "application/problem+json")
+_JSON = (b"application/json", b"application/problem+json")
 
 
 class Compression:
@@ -55,6 +55,6 @@ class _JsonOnly(GZipResponder):
 
 def _is_compressed(message: Message) -> bool:
     """Return whether a response with these headers is compressed if it is long enough."""
-    headers = Headers(raw=message.get("headers", []))
-    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    return media_type in _JSON and "accept-ranges" not in headers
+    headers = dict(message.get("headers", ()))
+    media_type = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return media_type in _JSON and b"accept-ranges" not in headers

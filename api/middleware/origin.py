@@ -46,9 +46,9 @@ class SameOrigin:
 
 def is_own_page(connection: HTTPConnection) -> bool:
     """Return whether the request comes from a page of this server, or from a client that is not a browser."""
-    origin = connection.headers.get("origin")
-    if origin is None:
+    if not any(name == b"origin" for name, _ in connection.scope["headers"]):
         return True
+    origin = connection.headers["origin"]
     scheme, host, port = _place(origin)
     # The scheme is not compared: behind a proxy that terminates TLS, this process sees http and its pages https.
     return host is not None and (scheme, host, port) == _place(f"{scheme}://{connection.headers.get('host', '')}")

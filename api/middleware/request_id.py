@@ -3,10 +3,9 @@
 This is the outermost layer, so it also handles exceptions that no other layer has handled.
 """
 
+import random
 import re
-import secrets
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -14,6 +13,7 @@ from api.http.errors import answer
 from shared.telemetry import logs
 
 HEADER = "X-Request-ID"
+_NAME = HEADER.lower().encode()
 _DECENT = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 
 
@@ -26,7 +26,7 @@ class RequestId:
             await self.app(scope, receive, send)
             return
         sent = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = sent.decode() if _DECENT.fullmatch(sent) else secrets.token_hex(12)
+        request_id = sent.decode() if _DECENT.fullmatch(sent) else f"{random.getrandbits(96):024x}"
         scope["wanworks.request_id"] = request_id
         started = False
 
@@ -34,8 +34,8 @@ class RequestId:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                headers = MutableHeaders(raw=message["headers"])
-                headers[HEADER] = request_id
+                others = (one for one in message["headers"] if one[0] != _NAME)
+                message["headers"] = [*others, (_NAME, request_id.encode())]
             await send(message)
 
         with logs.bound(request_id=request_id):

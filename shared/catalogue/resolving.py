@@ -1,6 +1,6 @@
 """Resolve a request into the parameters of a job: the model's defaults filled in and its limits applied."""
 
-import secrets
+import random
 from typing import Any
 
 from shared.catalogue.entries import CatalogueEntry, parse_resolution
@@ -34,40 +34,40 @@ def resolve(
     model = entry.model_id
     wrong: list[FieldError] = []
 
-    def expect(good: bool, field: str, msg: str, type: str = "not_supported") -> None:
-        if not good:
-            wrong.append(FieldError(("body", field), msg, type))
+    def refuse(field: str, msg: str, type: str = "not_supported") -> None:
+        wrong.append(FieldError(("body", field), msg, type))
 
     def one_of(field: str, value: object, allowed: tuple[object, ...]) -> None:
         if value not in allowed:
-            expect(False, field, f"{value!r} is not supported by {model}; allowed: {', '.join(map(str, allowed))}")
+            refuse(field, f"{value!r} is not supported by {model}; allowed: {', '.join(map(str, allowed))}")
 
     one_of("resolution", resolution, entry.resolutions)
     one_of("fps", fps, entry.fps)
     one_of("output_format", request.output_format, entry.output_formats)
     one_of("quantization", request.quantization, entry.quantizations)
     low, high = entry.min_frames, entry.max_frames
-    expect(low <= frames <= high, "frames", f"{frames} is not supported by {model}; allowed: {low} to {high}")
+    if not low <= frames <= high:
+        refuse("frames", f"{frames} is not supported by {model}; allowed: {low} to {high}")
     low, high = entry.min_steps, entry.max_steps
-    expect(low <= steps <= high, "steps", f"{steps} is not supported by {model}; allowed: {low} to {high}")
-    expect(entry.loras or not request.loras, "loras", f"{model} does not support LoRAs")
-    names = [lora.name for lora in request.loras]
-    expect(len(names) == len(set(names)), "loras", "the same LoRA is named twice", "duplicate")
+    if not low <= steps <= high:
+        refuse("steps", f"{steps} is not supported by {model}; allowed: {low} to {high}")
+    if request.loras and not entry.loras:
+        refuse("loras", f"{model} does not support LoRAs")
+    if len(request.loras) != len({lora.name for lora in request.loras}):
+        refuse("loras", "the same LoRA is named twice", "duplicate")
     two_experts = entry.boundary_ratio is not None
-    expect(
-        two_experts or request.guidance_scale_2 is None,
-        "guidance_scale_2",
-        f"{model} has one transformer, so only guidance_scale applies",
-    )
-    expect(entry.image != "refused" or image is None, "image", f"{model} makes video from text alone, without an image")
-    expect(entry.image != "required" or image is not None, "image", f"{model} needs an image", "missing")
+    if request.guidance_scale_2 is not None and not two_experts:
+        refuse("guidance_scale_2", f"{model} has one transformer, so only guidance_scale applies")
+    if image is not None and entry.image == "refused":
+        refuse("image", f"{model} makes video from text alone, without an image")
+    if image is None and entry.image == "required":
+        refuse("image", f"{model} needs an image", "missing")
     wrong += _wrong_last_image(entry, frames, last_image, image)
     has_size = resolution in entry.resolutions
-    expect(
-        request.fit is None or image is not None,
-        "fit",
-        f"{request.fit!r} is only possible with an image, which it fits to the video's size; leave it out",
-    )
+    if request.fit is not None and image is None:
+        refuse(
+            "fit", f"{request.fit!r} is only possible with an image, which it fits to the video's size; leave it out"
+        )
     asked, size = resolution, resolution
     if request.fit == "auto" and picture is not None and has_size:
         if (shape := wrong_shape(entry, resolution, picture)) is None:
@@ -77,32 +77,32 @@ def resolve(
             has_size = False
     for name in entry.fixed:
         given, value = getattr(request, name), getattr(defaults, name)
-        other = f", or use {entry.extends}, which does not fix it" if entry.extends is not None else ""
-        expect(
-            given is None or given == value,
-            name,
-            f"{given!r} is not supported by {model}, which fixes it; allowed: {value}. Leave it out{other}",
-        )
+        if given is not None and given != value:
+            other = f", or use {entry.extends}, which does not fix it" if entry.extends is not None else ""
+            refuse(
+                name, f"{given!r} is not supported by {model}, which fixes it; allowed: {value}. Leave it out{other}"
+            )
     last_seed = MAX_SEED + 1 - request.count
-    expect(
-        request.seed is None or request.seed <= last_seed,
-        "seed",
-        f"{request.seed} is too large for {request.count} seeds from there on; allowed: at most {last_seed}",
-    )
+    if request.seed is not None and request.seed > last_seed:
+        refuse(
+            "seed",
+            f"{request.seed} is too large for {request.count} seeds from there on; allowed: at most {last_seed}",
+        )
     devices = request.devices_per_job if request.devices_per_job is not None else entry.devices_per_job
     one_of("devices_per_job", devices, entry.team_sizes)
     if devices > 1 and request.devices_per_job is None and request.speed not in (None, "exact"):
         devices = 1  # a tier was named, several devices were not
-    expect(
-        devices == 1 or request.speed in (None, "exact"),
-        "speed",
-        f"{request.speed!r} is not supported with {devices} devices; allowed: exact. Leave devices_per_job out for it",
-    )
-    expect(
-        not has_size or shares_are_equal(entry, size, frames, devices),
-        "devices_per_job",
-        f"{devices} devices cannot share {size} with {frames} frames equally; choose another number or size",
-    )
+    if devices > 1 and request.speed not in (None, "exact"):
+        refuse(
+            "speed",
+            f"{request.speed!r} is not supported with {devices} devices; allowed: exact. Leave devices_per_job out "
+            "for it",
+        )
+    if has_size and not shares_are_equal(entry, size, frames, devices):
+        refuse(
+            "devices_per_job",
+            f"{devices} devices cannot share {size} with {frames} frames equally; choose another number or size",
+        )
     if wrong:
         raise InvalidField(*wrong)
 
@@ -128,7 +128,7 @@ def resolve(
         guidance_scale=guidance_scale,
         guidance_scale_2=_or(request.guidance_scale_2, guidance_scale if is_off else defaults.guidance_scale_2),
         flow_shift=_or(request.flow_shift, defaults.flow_shift),
-        seed=request.seed if request.seed is not None else secrets.randbelow(MAX_SEED + 2 - request.count),
+        seed=request.seed if request.seed is not None else random.randrange(MAX_SEED + 2 - request.count),
         quantization=request.quantization,
         speed=request.speed or (default_speed if devices == 1 else "exact"),
         devices_per_job=devices,
@@ -140,7 +140,7 @@ def resolve(
 
 def shares_are_equal(entry: CatalogueEntry, resolution: str, frames: int, devices: int) -> bool:
     """Return whether the tokens of that size can be divided among the devices. Another rule reports a wrong number."""
-    if devices not in entry.team_sizes:
+    if devices == 1 or devices not in entry.team_sizes:
         return True
     width, height = (-(-edge // entry.size_multiple) * entry.size_multiple for edge in parse_resolution(resolution))
     per_frame = (width // entry.memory.pixels_per_token) * (height // entry.memory.pixels_per_token)

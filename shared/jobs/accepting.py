@@ -9,6 +9,8 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy import func, insert
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import defer
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlmodel import Session, col, select
 
 from shared import clock
@@ -22,6 +24,10 @@ from shared.jobs.lines.names import line_of
 from shared.jobs.lines.windows import Windows
 from shared.states import JobState, Priority
 from shared.telemetry import tracing
+
+# JSON of a new row, which is known and need not be parsed.
+_GIVEN = ("params", "labels")
+_NOT_READ_BACK = tuple(defer(getattr(Job, name)) for name in _GIVEN)
 
 QUEUE_RETRY_SECONDS = 10  # for owners at their limit: when one of their jobs will start is unknown
 
@@ -149,8 +155,11 @@ def _accept(database: Database, new: Sequence[NewJob]) -> list[Accepted | Invali
                 if job.idempotency_key is not None:
                     hashes[job.idempotency_key] = (job.id, job.request_hash)
         if fresh:
-            query = insert(Job).returning(Job, sort_by_parameter_order=True)
-            known |= {row.id: row for row in session.scalars(query, fresh)}
+            query = insert(Job).returning(Job, sort_by_parameter_order=True).options(*_NOT_READ_BACK)
+            for row, values in zip(session.scalars(query, fresh), fresh, strict=True):
+                for name in _GIVEN:
+                    set_committed_value(row, name, values[name])
+                known[row.id] = row
     outcome: list[Accepted | InvalidField | LimitReached] = []
     for job in new:
         if job.id in too_many:

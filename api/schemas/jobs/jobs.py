@@ -40,7 +40,7 @@ class JobProgress(ResponseModel):
     bytes_done: int | None = None
     bytes_total: int | None = None
     bytes_per_second: float | None = None
-    files: Annotated[list[FileProgress], Field(description="The files that a download is fetching now.")] = []
+    files: list[FileProgress] = Field(default_factory=list, description="The files that a download is fetching now.")
 
 
 class JobError(ResponseModel):

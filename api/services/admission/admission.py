@@ -304,8 +304,7 @@ class Admission:
         params, mock = self._fallbacks.apply(request, params, priority, permits, dry_run=dry_run)
         needs, vram, ram = "", 0, 0
         if not mock:
-            self._memory.check(request, params)
-            needs = self._memory.needs(params)
+            needs = self._memory.check(request, params)
             vram, ram = Needs.read(needs).least_mb
         return NewJob(
             type=GENERATION,

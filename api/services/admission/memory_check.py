@@ -50,26 +50,30 @@ class MemoryCheck:
         named = (entry for entry in self._catalogue.entries if entry.model_id == model_id)
         return not devices or any(_fits(devices, self._largest_needs(entry, quantization)) for entry in named)
 
-    def check(self, request: GenerationRequest | None, params: GenerationParams) -> None:
-        """Raise NotEnoughMemory if devices are registered and none of them can ever run this. See `Host`.
+    def check(self, request: GenerationRequest | None, params: GenerationParams) -> str:
+        """Return what the generation needs, as `Needs.read` reads it.
 
-        Raises InvalidField if none of them computes in the requested quantization, or no node has as many devices of
+        Raises NotEnoughMemory if devices are registered and none of them can ever run it. See `Host`. Raises
+        InvalidField if none of them computes in the requested quantization, or no node has as many devices of
         one kind as the job wants.
 
         `request`: as sent, to describe alternatives that can be sent; None: made from the parameters.
         """
         if self._refuses and params.devices_per_job > 1:
             self._check_team(params)
-        if self._refuses and self.fits(params) is False:
-            needs, hosts = Needs.read(self.needs(params)), self._hosts.seen().devices
+        wanted = self.needs(params)
+        if self._refuses and self._fits_here(wanted, params.devices_per_job) is False:
+            needs, hosts = Needs.read(wanted), self._hosts.seen().devices
             if not any(needs.runs_on(host.capability) for host in hosts):
                 raise InvalidField.of("quantization", lacks_fp8(len(hosts)), "not_supported")
             raise self._refusal(request, params)
+        return wanted
 
     def fits(self, params: GenerationParams) -> bool | None:
         """Return whether a registered device has the memory; None if no device is registered."""
-        needs = self.needs(params)
-        count = params.devices_per_job
+        return self._fits_here(self.needs(params), params.devices_per_job)
+
+    def _fits_here(self, needs: str, count: int) -> bool | None:
         hosts = self._hosts.seen().devices
         if hosts and not _fits(hosts, needs, count):
             hosts = self._hosts.seen(again=True).devices  # one may have registered just now

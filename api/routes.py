@@ -9,8 +9,10 @@ from api.documentation import openapi
 from api.flows import handlers as flows
 from api.gallery import collections
 from api.gallery import videos as gallery
-from api.jobs import artifacts, batches, benchmarks, bulk, dead, events, inputs, logs, node_jobs, previews, webhooks
+from api.jobs import benchmarks, dead, events, logs, node_jobs, webhooks
 from api.jobs import handlers as jobs
+from api.jobs.files import artifacts, inputs, previews
+from api.jobs.many import batches, bulk
 from api.loras import handlers as loras
 from api.models import analytics, catalogue, cleanup, downloads, fallback, information, status, tiers
 from api.models import health as model_health

@@ -10,7 +10,8 @@ from starlette.responses import Response
 from api.access.caller import Caller, caller_of
 from api.context import Context
 from api.http.responses import json_response
-from api.jobs import batch_archive, views
+from api.jobs import views
+from api.jobs.many import batch_archive
 from api.operation import Answer, Operation
 from api.schemas.jobs import gallery as schemas
 from api.schemas.jobs.gallery import ArchiveQuery, GalleryQuery

@@ -17,7 +17,7 @@ from api.http import headers, images
 from api.http.body import ReceivedRequest, read_fields_or_form, read_json, valid_part
 from api.http.query import job_id_of
 from api.http.responses import json_response
-from api.jobs.artifacts import served
+from api.jobs.files.artifacts import served
 from api.jobs.handlers import admitted, committed, remove
 from api.operation import Answer, Operation
 from api.schemas import videos as video_schemas

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
-from api.jobs import batch_archive
+from api.jobs.many import batch_archive
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.settings import Settings

@@ -7,7 +7,7 @@ import pytest
 from sqlmodel import col, func, select
 from starlette.testclient import TestClient
 
-from api.jobs import bulk as handlers
+from api.jobs.many import bulk as handlers
 from api.services.bulk import runner
 from api.services.bulk.actions import Actions
 from shared.access import audit, keys

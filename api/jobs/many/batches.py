@@ -15,8 +15,8 @@ from api.http import headers
 from api.http.body import read_fields, validated
 from api.http.query import JOB_ID
 from api.http.responses import json_response
-from api.jobs import batch_archive
 from api.jobs.handlers import publish_cancel
+from api.jobs.many import batch_archive
 from api.operation import Answer, Operation
 from api.schemas.jobs import batches as schemas
 from api.schemas.jobs.batches import BatchEnvelope, BatchesQuery, BatchRequest

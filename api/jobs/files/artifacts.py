@@ -19,7 +19,7 @@ from api.http.body import has_body, read_json
 from api.http.errors import problem
 from api.http.query import job_id_of
 from api.http.responses import json_response
-from api.jobs import shared_video
+from api.jobs.files import shared_video
 from api.operation import Answer, Operation
 from api.schemas.jobs import jobs as job_schemas
 from api.schemas.jobs.job_queries import ArtifactQuery

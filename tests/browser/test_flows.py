@@ -7,6 +7,7 @@ from typing import Any
 
 from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import Watched
 from tests.support.stack import QUICK, Stack
 
 
@@ -54,3 +55,34 @@ def test_its_script_is_loaded_only_when_the_view_is_opened(open_page: Callable[.
     page.evaluate("location.hash = 'flows'")
     expect(page.locator("#flows .body")).not_to_contain_text("Loading")
     assert page.evaluate(loaded) == 1
+
+
+def test_an_unknown_flow_leads_to_all_flows(open_page: Callable[..., Page], watched: Watched) -> None:
+    page = open_page("#flow/nope")
+    view = page.locator("#flows")
+    expect(view).to_contain_text("No flow has this id. It may have been deleted.")
+    expect(view.get_by_role("button", name="Try again")).to_have_count(0)
+    view.get_by_role("link", name="Show all flows").click()
+    expect(page).to_have_url(re.compile("#flows$"))
+    expect(view.get_by_text("No flow has this id")).to_have_count(0)
+    assert all("404" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()
+
+
+def test_a_flow_that_ends_before_its_cancel_is_no_error(
+    stack: Stack, open_page: Callable[..., Page], watched: Watched
+) -> None:
+    later = (datetime.now(UTC) + timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    made = stack.request(
+        "POST", "/api/v1/flows", json={"name": "over", "jobs": [job("first", start_after=later)]}
+    ).json()
+    page = open_page(f"#flow/{made['id']}")
+    page.route("**/cancel", lambda route: route.fulfill(status=409, json={"detail": "The flow has already succeeded"}))
+    page.locator("#flows").get_by_role("button", name="Cancel: over").click()
+    page.get_by_role("button", name="Cancel the flow").click()
+    toast = page.locator(".toast", has_text="The flow ended before it could be cancelled.")
+    expect(toast).to_be_visible()
+    expect(toast).not_to_have_class(re.compile("bad"))
+    stack.request("POST", f"/api/v1/flows/{made['id']}/cancel")
+    assert all("409" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()

@@ -41,6 +41,64 @@ def test_queued_jobs_are_in_order_and_moved_by_keys(open_page: Open, stack: Stac
     expect(rows.last).to_have_attribute("data-job", first)
 
 
+def test_a_moved_or_cancelled_row_keeps_the_focus(open_page: Open, stack: Stack, paused: None) -> None:
+    jobs = [stack.submit(prompt=f"keeps its place {number}", **LONG) for number in range(1, 13)]
+    page = open_page("#jobs?status=queued")
+    rows = page.locator("#jobs tbody tr")
+    expect(rows).to_have_count(12)
+    moved = page.locator(f"[data-job='{jobs[5]}']")
+    link = moved.locator("a.job-link")
+    link.focus()
+    for key, place in (
+        ("ArrowUp", rows.first),
+        ("ArrowDown", rows.nth(5)),
+        ("ArrowDown", rows.last),
+        ("Home", rows.first),
+    ):
+        page.keyboard.press(f"Alt+{key}")
+        expect(place).to_have_attribute("data-job", jobs[5])
+        expect(link).to_be_focused()
+        expect(link).to_be_in_viewport()
+
+    moved.get_by_role("button", name="Cancel:").focus()
+    page.keyboard.press("Enter")
+    undo = moved.get_by_role("button", name="Undo the cancel:")
+    expect(undo).to_be_focused()
+    page.keyboard.press("Enter")  # as a key that is held: it takes nothing back
+    expect(undo).to_be_focused()
+    page.wait_for_timeout(500)
+    page.keyboard.press("Enter")
+    expect(moved.get_by_role("button", name="Cancel:")).to_be_focused()
+    expect(page.locator(".toast", has_text="Cancelling")).to_have_count(0)
+    page.wait_for_timeout(500)
+    page.keyboard.press("Enter")
+    expect(moved).to_have_count(0, timeout=30_000)  # it is sent, and the row leaves the list of what is queued
+    expect(rows.first.locator("a.job-link")).to_be_focused()
+    assert stack.job(jobs[5])["status"] == "cancelled"
+
+
+def test_the_focus_goes_from_a_button_that_is_gone_to_the_link_of_its_row(
+    open_page: Open, stack: Stack, paused: None
+) -> None:
+    job = stack.submit(prompt="cancelled by keyboard", **LONG)
+    page = open_page("#jobs?order=newest")
+    row = page.locator(f"[data-job='{job}']")
+    row.get_by_role("button", name="Cancel:").focus()
+    page.keyboard.press("Enter")
+    expect(row.locator(".badge")).to_have_text("cancelled", timeout=30_000)
+    expect(row.locator("a.job-link")).to_be_focused()
+
+
+def test_a_filter_that_is_changed_keeps_the_focus(open_page: Open) -> None:
+    page = open_page("#jobs")
+    status = page.get_by_label("Status")
+    status.focus()
+    status.select_option("failed")
+    expect(page).to_have_url(re.compile("status=failed$"))
+    expect(page.get_by_role("link", name="Clear", exact=True)).to_be_visible()
+    expect(status).to_be_focused()
+
+
 def test_a_job_is_moved_by_dragging(open_page: Open, stack: Stack, paused: None) -> None:
     job = stack.submit(prompt="dragged along", **LONG)
     page = open_page("#jobs?status=queued")
@@ -119,7 +177,8 @@ def test_a_row_that_is_being_cancelled_keeps_its_buttons_inside(
     page = open_page("#jobs?status=queued", viewport={"width": width, "height": 900})
     row = page.locator(f"[data-job='{job}']")
     row.get_by_role("button", name="Cancel:").click()
-    expect(row.get_by_role("button", name="Cancel:")).to_have_text("Cancelling…")
+    expect(row.get_by_role("button", name="Undo the cancel:")).to_have_text("Undo")
+    expect(row.locator(".state")).to_contain_text("Cancelling…")
     for part in row.locator(".actions > *").all():
         at, around = part.bounding_box(), row.bounding_box()
         assert at is not None
@@ -506,3 +565,232 @@ def test_the_filters_are_one_row_also_with_the_link_that_clears_them(open_page: 
     box = page.locator(".job-filters").bounding_box()
     assert box is not None
     assert box["height"] < most + 10
+
+
+def test_escape_ends_the_selection(open_page: Open, stack: Stack, paused: None) -> None:
+    job = stack.submit(prompt="selected for a moment", **LONG)
+    page = open_page("#jobs?status=queued")
+    bar = page.get_by_role("group", name="Selected jobs")
+    box = page.locator(f"[data-job='{job}']").get_by_role("checkbox")
+    box.check()
+    expect(bar).to_be_visible()
+    page.locator("#jobs .bulk summary").click()
+    page.keyboard.press("Escape")  # closes the menu, and no more
+    expect(page.locator("#jobs .bulk")).not_to_have_attribute("open", "")
+    expect(bar).to_be_visible()
+    bar.get_by_role("button", name="Delete").click()
+    page.keyboard.press("Escape")  # closes the dialog, and no more
+    expect(page.get_by_role("dialog", name="Delete this job?")).to_have_count(0)
+    expect(bar).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(bar).to_have_count(0)
+    expect(box).not_to_be_checked()
+    box.check()
+    box.press("Escape")
+    expect(bar).to_have_count(0)
+    expect(box).to_be_focused()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_dialog_of_a_waiting_job_moves_it(open_page: Open, stack: Stack, paused: None, width: int) -> None:
+    first, second = (stack.submit(prompt=f"moved in its dialog {number}", **LONG) for number in (1, 2))
+    page = open_page("#jobs?status=queued", viewport={"width": width, "height": 844})
+    page.locator(f"[data-job='{second}'] a.job-link").click()
+    actions = page.get_by_role("dialog").get_by_role("group", name="Actions")
+    priority = actions.get_by_label("Priority")
+    expect(priority).to_have_value("normal")
+    priority.focus()
+    priority.select_option("high")
+    expect(page.locator("#toasts")).to_contain_text("Priority high: moved in its dialog 2")
+    expect(priority).to_have_value("high")
+    expect(priority).to_be_focused()
+    assert stack.job(second)["priority"] == "high"
+    for part in actions.locator(":scope > *").all():
+        box = part.bounding_box()
+        assert box is not None
+        assert box["x"] + box["width"] <= width
+    page.keyboard.press("Escape")
+    page.locator(f"[data-job='{first}'] a.job-link").click()
+    front = actions.get_by_role("button", name="Move to the front")
+    front.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text("Moved to the front: moved in its dialog 1")
+    expect(front).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.locator("#jobs tbody tr").first).to_have_attribute("data-job", first)
+
+
+def test_what_cannot_be_moved_offers_no_move(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="has its end")
+    stack.wait_status(job)
+    page = open_page(f"#job/{job}")
+    actions = page.get_by_role("dialog").get_by_role("group", name="Actions")
+    expect(actions.get_by_role("link", name="Download")).to_be_visible()
+    expect(actions.get_by_role("button", name="Move to the front")).to_have_count(0)
+    expect(actions.get_by_label("Priority")).to_have_count(0)
+
+
+def test_a_row_that_can_be_dragged_shows_a_grip(open_page: Open, stack: Stack, paused: None) -> None:
+    job = stack.submit(prompt="has a grip", **LONG)
+    page = open_page("#jobs?status=queued")
+    row = page.locator(f"[data-job='{job}']")
+    grip = row.locator(".grip")
+    expect(grip).to_have_css("opacity", "0")
+    row.locator(".when").hover()
+    expect(grip).to_have_css("opacity", "1")
+    expect(grip).to_have_css("cursor", "grab")
+    page.mouse.move(5, 5)
+    row.locator("a.job-link").focus()
+    expect(grip).to_have_css("opacity", "1")
+    grip.click()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    grip.hover()
+    page.mouse.down()
+    page.mouse.move(600, 500, steps=4)
+    target = page.locator("[data-drop='low']")
+    target.hover()
+    page.mouse.move(602, 502)
+    target.hover()
+    page.mouse.up()
+    expect(page.locator("#toasts")).to_contain_text("Priority low: has a grip")
+
+
+def test_a_batch_is_named_by_its_prompt_and_its_jobs_show_their_seeds(
+    open_page: Open, stack: Stack, paused: None
+) -> None:
+    params = {"model_id": "T2V-A14B", "resolution": "64x64", "frames": 9, "steps": 2}
+
+    def batch(*prompts: str) -> list[str]:
+        jobs = [{"params": {**params, "prompt": prompt, "seed": 70 + at}} for at, prompt in enumerate(prompts)]
+        made = stack.request("POST", "/api/v1/batches", json={"jobs": jobs})
+        assert made.status_code == 202, made.text
+        return [made.json()["id"], *(job["id"] for job in made.json()["jobs"])]
+
+    same, mixed = batch("a heron at dawn", "a heron at dawn"), batch("a heron", "an otter")
+    alone = stack.submit(prompt="alone")
+    page = open_page("#jobs")
+    page.locator("#jobs .batches summary").click()
+    lines = page.locator("#jobs .batches li")
+    expect(lines.get_by_role("link", name="a heron at dawn", exact=True)).to_be_visible()
+    expect(lines.get_by_role("link", name="a heron and others", exact=True)).to_be_visible()
+    expect(page.locator(f"[data-job='{same[1]}'] .about")).to_contain_text("seed 70")
+    expect(page.locator(f"[data-job='{same[2]}'] .about")).to_contain_text("seed 71")
+    expect(page.locator(f"[data-job='{alone}'] .about")).not_to_contain_text("seed")
+    lines.get_by_role("link", name="a heron and others", exact=True).click()
+    expect(page.get_by_role("region", name="a heron and others")).to_contain_text("2 jobs")
+    page.evaluate(f"location.hash = 'jobs?batch_id={same[0]}'")
+    expect(page.get_by_role("region", name="a heron at dawn")).to_contain_text("2 jobs")
+
+    stack.request("POST", "/api/v1/queues/resume", json={})
+    for job in (*same[1:], *mixed[1:]):
+        stack.wait_status(job)
+    page.evaluate("location.hash = 'gallery'")
+    expect(page.locator(f"#gallery [data-job='{same[1]}'] .cell-about")).to_contain_text("seed 70 ·")
+    expect(page.locator(f"#gallery [data-job='{mixed[1]}'] .cell-about")).not_to_contain_text("seed")
+
+
+def test_dates_in_the_wrong_order_are_named(open_page: Open, stack: Stack) -> None:
+    page = open_page("#jobs?from=2026-05-02&to=2026-05-01")
+    expect(page.locator("#jobs")).to_contain_text("“From” is after “To”: no day is between them.")
+    page.evaluate("location.hash = 'gallery?from=2026-05-02&to=2026-05-01'")
+    expect(page.locator("#gallery")).to_contain_text("“From” is after “To”: no day is between them.")
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("status=bogus", "There is no status “bogus”."),
+        ("type=bogus", "There is no type of jobs “bogus”."),
+        ("from=yesterday", "“yesterday” is not a date."),
+        ("batch_id=bogus", "There is no batch “bogus”."),
+        ("after=bogus", "There is no page “bogus”."),
+    ],
+)
+def test_an_unknown_filter_of_the_address_is_named(open_page: Open, watched: Watched, query: str, said: str) -> None:
+    page = open_page(f"#jobs?{query}")
+    view = page.locator("#jobs")
+    expect(view).to_contain_text(said)
+    expect(view.get_by_role("button", name="Try again")).to_have_count(0)
+    view.get_by_role("link", name="Show all jobs").click()
+    expect(page).to_have_url(re.compile("#jobs$"))
+    expect(view.get_by_text(said)).to_have_count(0)
+    assert all("422" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()
+
+
+def test_an_unknown_collection_of_the_address_leads_to_all_videos(open_page: Open, watched: Watched) -> None:
+    page = open_page("#gallery?collection=bogus")
+    view = page.locator("#gallery")
+    view.get_by_role("link", name="Show all videos").click()
+    expect(page).to_have_url(re.compile("#gallery$"))
+    expect(view.get_by_text("No video can match")).to_have_count(0)
+    assert all("422" in complaint or "404" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()
+
+
+@pytest.mark.parametrize("is_still", [False, True])
+def test_a_video_plays_when_its_dialog_opens(open_page: Open, stack: Stack, is_still: bool) -> None:
+    job = stack.submit(prompt="plays on opening")
+    stack.wait_status(job)
+    page = open_page(f"#job/{job}", reduced_motion="reduce" if is_still else "no-preference")
+    video = page.get_by_role("dialog").locator("video")
+    expect(video).to_be_visible()
+    page.wait_for_function("() => document.querySelector('dialog video').readyState >= 1")
+    if is_still:
+        page.wait_for_timeout(500)
+        assert video.evaluate("video => [video.paused, video.currentTime]") == [True, 0]
+    else:
+        page.wait_for_function("() => document.querySelector('dialog video').currentTime > 0")
+        assert video.evaluate("video => [video.paused, video.muted, video.loop]") == [False, True, True]
+
+
+def test_a_retried_job_says_what_it_repeats_and_the_message_follows_it(open_page: Open, stack: Stack) -> None:
+    loras = stack.home / "loras"
+    loras.mkdir(exist_ok=True)
+    (loras / "torn.safetensors").write_bytes(b"no LoRA")
+    failed = stack.submit(prompt="fails each time", loras=[{"name": "torn"}])
+    stack.wait_status(failed)
+    assert stack.job(failed)["status"] == "failed"
+    page = open_page(f"#job/{failed}")
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Retry:").click()
+    expect(page).not_to_have_url(re.compile(failed))
+    expect(dialog).to_contain_text(f"A new job, repeated from {failed}.")
+    toast = page.locator(".toast")
+    expect(toast).to_have_text(re.compile("^The new job failed, too."))
+    expect(toast).to_have_count(1)
+    expect(toast).to_have_class(re.compile("bad"))
+    dialog.get_by_role("link", name=failed).click()
+    expect(page).to_have_url(re.compile(f"#job/{failed}$"))
+    expect(dialog).not_to_contain_text("A new job, repeated from")
+
+
+def test_a_cancel_that_comes_too_late_is_no_error(
+    open_page: Open, stack: Stack, paused: None, watched: Watched
+) -> None:
+    job = stack.submit(prompt="quicker than its cancel")
+    page = open_page("#jobs?order=newest")
+    row = page.locator(f"[data-job='{job}']")
+    row.get_by_role("button", name="Cancel:").click()
+    expect(row.get_by_role("button", name="Undo the cancel:")).to_be_visible()
+    stack.request("POST", "/api/v1/queues/resume", json={})
+    late = page.locator(".toast", has_text="It finished before it could be cancelled: quicker than its cancel")
+    expect(late).to_be_visible()
+    expect(late).not_to_have_class(re.compile("bad"))
+    expect(page.locator(".toast", has_text="Cancelling")).to_have_count(0)
+    assert stack.job(job)["status"] == "succeeded"
+
+    # The same where the page does not know yet that it has ended: the server says so.
+    page.route("**/cancel", lambda route: route.fulfill(status=409, json={"detail": "The job has already succeeded"}))
+    other = stack.submit(prompt="ended unseen", start_after=clock.iso(clock.now() + timedelta(hours=1)))
+    page.locator(f"[data-job='{other}']").get_by_role("button", name="Cancel:").click()
+    late = page.locator(".toast", has_text="before it could be cancelled: ended unseen")
+    expect(late).to_be_visible()
+    expect(late).not_to_have_class(re.compile("bad"))
+    page.locator(f"[data-job='{other}']").get_by_role("checkbox").check()
+    page.get_by_role("group", name="Selected jobs").get_by_role("button", name="Cancel", exact=True).click()
+    expect(page.locator(".toast", has_text="0 jobs cancelled, 1 job ended before")).not_to_have_class(re.compile("bad"))
+    page.unroute("**/cancel")
+    stack.request("POST", f"/api/v1/jobs/{other}/cancel")
+    assert all("409" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()

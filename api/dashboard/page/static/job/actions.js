@@ -3,13 +3,16 @@
 import { base, newKey, post, remove } from "../base/api.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { button, titleOf } from "../base/parts.js";
+import { button, progressOf, titleOf } from "../base/parts.js";
 import { plural } from "../base/format.js";
-import { changed, enterList, hasEnded, mergeJobs, removeJob } from "../base/state.js";
+import * as load from "../base/load.js";
+import { changed, enterList, hasEnded, mergeJobs, removeJob, state, whenEnded, whenMoved } from "../base/state.js";
 
 const UNDO_MS = 5_000;
+const TWICE_MS = 400; // a second click or a held key is no change of mind
 
 const waiting = new Map(); // jobs whose cancel is not sent yet, by id: {title, timer}
+let turned = { id: null, at: 0 }; // the job whose cancel was asked for or taken back last
 const cancelled = new Set(); // ids of the jobs that were cancelled in this page
 let closeMessage = () => {}; // ends the message of those that wait
 let isDismissed = false; // whether the user has closed it
@@ -37,7 +40,7 @@ function offerUndo() {
   closeMessage = showMessage(waiting.size === 1 ? `Cancelling: ${title}` : `Cancelling ${plural(waiting.size, "job")}`, "info", {
     key: "cancelling",
     milliseconds: Infinity, // until the last one is sent
-    actions: [{ text: "Undo", act: undo }],
+    actions: [{ text: "Undo", act: undoAll }],
     dismissed: () => {
       isDismissed = true;
     },
@@ -45,23 +48,66 @@ function offerUndo() {
   return null;
 }
 
-function undo() {
+function undoAll() {
   for (const { timer } of waiting.values()) clearTimeout(timer);
   waiting.clear();
   changed();
 }
 
+/** Cancels the job, or takes that back if it is not sent yet. */
+function turn(job) {
+  if (turned.id === job.id && Date.now() - turned.at < TWICE_MS) return;
+  turned = { id: job.id, at: Date.now() };
+  if (isCancelling(job)) undo(job.id);
+  else cancel(job);
+}
+
+/** Takes back the cancel of one job. */
+function undo(id) {
+  clearTimeout(waiting.get(id).timer);
+  waiting.delete(id);
+  changed();
+  offerUndo();
+}
+
 async function send(job) {
   waiting.delete(job.id);
   offerUndo();
-  noteCancel(job.id);
   await attempt(async () => {
-    const answer = await post(`/api/v1/jobs/${job.id}/cancel`);
-    mergeJobs([answer]);
+    const answer = await sendCancel(job.id);
+    if (!answer) return tooLate(job);
     return hasEnded(answer) ? "Cancelled" : "Cancellation requested";
   });
   changed();
 }
+
+/** Cancels a job at once. Resolves to the job, or to null: it had ended before. */
+export async function sendCancel(id) {
+  noteCancel(id);
+  try {
+    const answer = await post(`/api/v1/jobs/${id}/cancel`);
+    mergeJobs([answer]);
+    return answer;
+  } catch (error) {
+    if (error.status !== 409) throw error;
+    mergeJobs([await load.one(id)]);
+    return null;
+  }
+}
+
+/** Says that a job ended by itself while its cancel could be undone: nobody's error. */
+function tooLate(job) {
+  const outcome = (state.jobs.get(job.id) ?? job).status === "failed" ? "failed" : "finished";
+  showMessage(`It ${outcome} before it could be cancelled: ${titleOf(job).slice(0, 60)}`, "info", { stays: true });
+}
+
+whenEnded((job) => {
+  if (!waiting.has(job.id)) return;
+  clearTimeout(waiting.get(job.id).timer);
+  waiting.delete(job.id);
+  offerUndo();
+  if (job.status !== "cancelled") tooLate(job); // else somebody else was quicker
+});
 
 addEventListener("pagehide", () => {
   for (const [id, { timer }] of waiting) {
@@ -71,6 +117,15 @@ addEventListener("pagehide", () => {
   waiting.clear();
 });
 
+const RETRIED = {
+  queued: ["A new job with the same settings is queued.", "good", 5_000],
+  running: ["The new job is running.", "good", 5_000],
+  succeeded: ["The new job has succeeded.", "good", 5_000],
+  failed: ["The new job failed, too.", "bad", 10_000],
+  cancelled: ["The new job was cancelled.", "info", 5_000],
+};
+let retried = null; // the newest one whose message is shown: {id, status, until, isOpen}
+
 function retry(job) {
   return attempt(async () => {
     const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() });
@@ -78,11 +133,23 @@ function retry(job) {
     enterList(made); // the feed may have added it already
     const isOpen = location.hash.startsWith("#job/");
     if (isOpen) location.hash = `job/${made.id}`;
-    // Of several, the newest message is enough: the list shows all of them.
-    const actions = isOpen ? [] : [{ text: "Open", href: `#job/${made.id}` }];
-    showMessage("A new job with the same settings is queued.", "good", { key: "retried", actions });
+    retried = { id: made.id, isOpen };
+    followRetry();
   });
 }
+
+/** Shows what has become of the job that a retry has made, as long as its message is shown. */
+function followRetry() {
+  const { status } = state.jobs.get(retried?.id) ?? {};
+  if (!(status in RETRIED) || status === retried.status || Date.now() > (retried.until ?? Infinity)) return;
+  const [text, kind, milliseconds] = RETRIED[status];
+  Object.assign(retried, { status, until: Date.now() + milliseconds });
+  // Of several, the newest message is enough: the list shows all of them.
+  const actions = retried.isOpen ? [] : [{ text: "Open", href: `#job/${retried.id}` }];
+  showMessage(text, kind, { key: "retried", actions, milliseconds, dismissed: () => (retried = null) });
+}
+
+whenMoved(followRetry);
 
 /** Returns what a confirmation of deleting says: how much is lost for good. */
 export function deletion(count, noun = "job") {
@@ -126,10 +193,12 @@ export function reuse(job, kind = "") {
   return h("a", { key: "again", class: `button ${kind}`, href: `#new?from=${job.id}`, "aria-label": label }, "Reuse");
 }
 
-export const cancelButton = (job, kind = "") =>
-  button(isCancelling(job) ? "Cancelling…" : "Cancel", () => cancel(job), {
-    key: "cancel",
-    kind: `${kind} steer`,
-    disabled: isCancelling(job),
-    label: `Cancel: ${titleOf(job).slice(0, 60)}`,
-  });
+/** The button that cancels, and then, in the same place and with the focus that it had, takes that back. */
+export function cancelButton(job, kind = "") {
+  const title = titleOf(job).slice(0, 60);
+  const [text, label] = isCancelling(job) ? ["Undo", `Undo the cancel: ${title}`] : ["Cancel", `Cancel: ${title}`];
+  return button(text, () => turn(job), { key: "cancel", kind: `${kind} steer`, label });
+}
+
+/** The progress of a job that has not ended, or that its cancel is about to be sent. */
+export const stateOf = (job) => (isCancelling(job) ? h("p", { class: "small muted" }, "Cancelling…") : progressOf(job));

@@ -1,12 +1,12 @@
-// Moves queued jobs: to the front, or to another priority. By dragging a row onto a target, or with Alt and the arrow
-// keys on its link.
+// Moves queued jobs: to the front, or to another priority. By dragging a row onto a target, with Alt and the arrow keys on
+// its link, or in the job's dialog.
 
 import { patch, post } from "../base/api.js";
 import { attempt } from "../base/dialogs.js";
 import { h, icon } from "../base/dom.js";
 import * as load from "../base/load.js";
-import { titleOf } from "../base/parts.js";
-import { changed, mergeJobs } from "../base/state.js";
+import { button, select, titleOf } from "../base/parts.js";
+import { afterDrawing, changed, mergeJobs } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const may = (scope) => document.body.dataset.scopes.includes(scope);
@@ -16,6 +16,21 @@ let over = null;
 
 /** Returns whether the job can be moved by this key: it waits, and the key may change jobs. */
 export const isMovable = (job) => (job.status === "queued" || job.status === "paused") && may("submit");
+
+const mayBeFirst = (job) => may("admin") && job.status === "queued";
+
+/** What moves a job that waits, for its dialog; null where the key may not, or it waits no more. */
+export function placeActions(job) {
+  if (!isMovable(job)) return null;
+  return [
+    mayBeFirst(job) ? button("Move to the front", () => move(job, "front"), { key: "front", kind: "steer" }) : null,
+    h(
+      "span",
+      { key: `priority:${job.priority}`, class: "priority steer" },
+      select("Priority", "priority", PRIORITIES, { value: job.priority, change: (event) => move(job, event.target.value) }),
+    ),
+  ];
+}
 
 /** Notes the job that is dragged; null: none any more. */
 export function dragging(event, job) {
@@ -31,7 +46,7 @@ export function dragging(event, job) {
 /** Shows where a dragged job can be dropped. */
 export function dropZones() {
   if (!dragged) return null;
-  const targets = [...(may("admin") && dragged.status === "queued" ? [["front", "To the front"]] : []), ...PRIORITIES.map((one) => [one, `Priority ${one}`])];
+  const targets = [...(mayBeFirst(dragged) ? [["front", "To the front"]] : []), ...PRIORITIES.map((one) => [one, `Priority ${one}`])];
   return h(
     "div",
     { class: "drop-zones", key: "drop", "aria-hidden": "true" },
@@ -74,20 +89,20 @@ function dropped(event, target) {
 export function moveByKey(event, job) {
   if (!event.altKey || !isMovable(job)) return;
   const place = PRIORITIES.indexOf(job.priority);
-  const target = { ArrowUp: PRIORITIES[place - 1], ArrowDown: PRIORITIES[place + 1], Home: may("admin") ? "front" : undefined }[event.key];
+  const target = { ArrowUp: PRIORITIES[place - 1], ArrowDown: PRIORITIES[place + 1], Home: mayBeFirst(job) ? "front" : undefined }[event.key];
   if (!["ArrowUp", "ArrowDown", "Home"].includes(event.key)) return;
   event.preventDefault();
-  if (target) move(job, target);
+  if (target) move(job, target).then(() => afterDrawing(() => document.activeElement.closest("tr")?.scrollIntoView({ block: "nearest" })));
 }
 
 export function move(job, target) {
-  if (job.priority === target) return null;
+  if (job.priority === target) return Promise.resolve(true);
   const title = titleOf(job).slice(0, 60);
   return attempt(async () => {
     const answer =
       target === "front" ? await post(`/api/v1/jobs/${job.id}/move-to-front`) : await patch(`/api/v1/jobs/${job.id}`, { priority: target });
     mergeJobs([answer]);
-    load.jobs().catch(() => {}); // the feed reports an unreachable server
+    await load.jobs().catch(() => {}); // the feed reports an unreachable server
     return target === "front" ? `Moved to the front: ${title}` : `Priority ${target}: ${title}`;
   });
 }

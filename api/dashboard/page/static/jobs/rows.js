@@ -2,13 +2,13 @@
 
 import { h, icon } from "../base/dom.js";
 import { ago, moment, number, seconds, words } from "../base/format.js";
-import { artifactOf, badge, durationOf, placeTags, progressOf, titleOf } from "../base/parts.js";
+import { artifactOf, badge, durationOf, placeTags, titleOf } from "../base/parts.js";
 import { hasEnded } from "../base/state.js";
-import { again, cancelButton } from "../job/actions.js";
+import { again, cancelButton, stateOf } from "../job/actions.js";
 import { dragging, isMovable, moveByKey } from "./moving.js";
 import { isSelected, selectAll, selectByKey, toggle } from "./selection.js";
 
-const INTERACTIVE = "a, button, input, label, select, summary";
+const INTERACTIVE = "a, button, input, label, select, summary, .grip";
 
 export function table(rows) {
   return h(
@@ -27,7 +27,7 @@ export function table(rows) {
         ),
       ),
     ),
-    h("tbody", { role: "rowgroup" }, rows.map(row)),
+    h("tbody", { role: "rowgroup", heir: ".job-link" }, rows.map(row)),
   );
 }
 
@@ -51,6 +51,7 @@ function row(job) {
       key: job.id,
       role: "row",
       "data-job": job.id,
+      heir: ".job-link",
       class: isSelected(job.id) ? "selected" : "",
       draggable: movable ? "true" : undefined,
       on: { click: (event) => openRow(event, job), dragstart: (event) => dragging(event, job), dragend: () => dragging(null) },
@@ -58,7 +59,9 @@ function row(job) {
     h(
       "td",
       { role: "cell", class: "pick" },
+      movable ? h("span", { key: "grip", class: "grip", "aria-hidden": "true", title: "Drag to the front or to another priority" }, icon("drag")) : null,
       h("input", {
+        key: "box",
         type: "checkbox",
         "aria-label": `Select: ${title.slice(0, 60)}`,
         own: (box) => {
@@ -100,7 +103,7 @@ function row(job) {
         ? job.error
           ? h("span", { class: "small bad-text clamp" }, job.error.message)
           : null
-        : progressOf(job),
+        : stateOf(job),
     ),
     h("td", { role: "cell", class: "when", title: moment(job.created_at) }, ago(job.created_at)),
     h("td", { role: "cell", class: "took", title: "From the first start to the end" }, seconds(durationOf(job))),
@@ -134,7 +137,9 @@ function openRow(event, job) {
 function about(job) {
   if (job.type === "generation") {
     const { resolution, frames, steps } = job.params;
-    return `${job.model_id} · ${resolution} · ${number(frames)} frames · ${number(steps)} steps`;
+    // Jobs of a batch often differ in their seeds alone.
+    const seed = job.batch_id ? ` · seed ${String(job.params.seed)}` : "";
+    return `${job.model_id} · ${resolution} · ${number(frames)} frames · ${number(steps)} steps${seed}`;
   }
   return [words(job.type), job.params.node, job.params.repair ? "with repair" : ""].filter(Boolean).join(" · ");
 }

@@ -7,7 +7,7 @@ import * as load from "../base/load.js";
 import { button, select, titleOf } from "../base/parts.js";
 import { selectionBar } from "../base/selection_bar.js";
 import { changed, hasEnded, mergeJobs, removeJob, state } from "../base/state.js";
-import { deletion, noteCancel } from "../job/actions.js";
+import { deletion, noteCancel, sendCancel } from "../job/actions.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const SHOWN = 10;
@@ -57,13 +57,8 @@ export function clear() {
   changed();
 }
 
-function cancelled(job) {
-  noteCancel(job.id);
-  return post(`/api/v1/jobs/${job.id}/cancel`);
-}
-
 const CHANGES = {
-  cancel: { fits: (job) => !hasEnded(job), send: cancelled, done: "cancelled" },
+  cancel: { fits: (job) => !hasEnded(job), send: ({ id }) => sendCancel(id), done: "cancelled", late: "ended before" },
   retry: {
     fits: (job) => job.status === "failed" || job.status === "cancelled",
     send: (job) => post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() }),
@@ -120,7 +115,7 @@ export function selectedActions() {
 }
 
 async function start(name, jobs, value) {
-  const { send, done } = CHANGES[name];
+  const { send, done, late } = CHANGES[name];
   if (!jobs.length) return showMessage(`None of the selected jobs can be ${done}.`); // they have changed meanwhile
   if (name === "delete" || (name === "cancel" && jobs.length > 1)) {
     const lines = jobs.slice(0, SHOWN).map(titleOf);
@@ -132,19 +127,24 @@ async function start(name, jobs, value) {
   return attempt(async () => {
     const failed = [];
     let count = 0;
+    let over = 0;
     // The last one moved to the front is first, so the lowest row is moved first.
     for (const job of name === "front" ? [...jobs].reverse() : jobs) {
       try {
         const answer = await send(job, value);
         if (answer) mergeJobs([answer]);
         picked.delete(job.id);
-        count += 1;
+        if (late && !answer) over += 1;
+        else count += 1;
       } catch (error) {
         failed.push(error.message);
       }
     }
     load.jobs().catch(() => {}); // the feed reports an unreachable server
     if (failed.length) throw new Error(`${count} ${done}, ${failed.length} not: ${[...new Set(failed)].join("; ")}`);
-    return `${plural(count, "job")} ${done}`;
+    const outcome = `${plural(count, "job")} ${done}${over ? `, ${plural(over, "job")} ${late}` : ""}`;
+    if (count) return outcome;
+    showMessage(outcome);
+    return null;
   });
 }

@@ -1,6 +1,7 @@
 // The bar of a selection, at the bottom of the window: what is selected above it keeps its place. On a phone it is one
 // row, with what does not fit behind "More".
 
+import { topmost } from "./dialogs.js";
 import { h } from "./dom.js";
 import { button } from "./parts.js";
 import { changed } from "./state.js";
@@ -8,12 +9,25 @@ import { changed } from "./state.js";
 const narrow = matchMedia("(max-width: 1100px)");
 narrow.addEventListener("change", changed);
 
+const clearing = new Map(); // by the label of a bar: what ends its selection
+
+// Esc ends the selection of the view, unless something that is open, or a field, has its own use for it.
+addEventListener("keydown", (event) => {
+  if (event.key !== "Escape" || event.defaultPrevented || topmost() !== document.body) return;
+  if (event.target.closest("input:not([type=checkbox]), select, textarea, details:is(.menu, .copies)[open]")) return;
+  const bar = [...document.querySelectorAll(".selection-bar")].find((one) => one.getClientRects().length);
+  if (!bar) return;
+  event.preventDefault();
+  clearing.get(bar.getAttribute("aria-label"))();
+});
+
 /**
  * Returns the bar. `count`: how many are selected, `clear` ends the selection, `first` and `more`: the actions,
  * `remove`: the one that deletes.
  */
 export function selectionBar({ label, count, clear, first, more, remove }) {
   const isNarrow = narrow.matches;
+  clearing.set(label, clear);
   return h(
     "div",
     { key: "selection", class: `selection-bar ${isNarrow ? "narrow" : ""}`, role: "group", "aria-label": label },

@@ -8,7 +8,7 @@ const KEYS = [
   ["New video", [["Ctrl+Enter", "send the form"]]],
   ["A job or video", [["← →", "the one before or after it in the list"]]],
   ["Jobs, on the title of a job that waits", [["Alt+↑ Alt+↓", "raise or lower its priority"], ["Alt+Home", "to the front of the queue"]]],
-  ["Jobs", [["Shift+↑ Shift+↓", "select a range; also Shift with a click on a box, or with Space"]]],
+  ["Jobs", [["Shift+↑ Shift+↓", "select a range; also Shift with a click on a box, or with Space"], ["Esc", "end the selection"]]],
   [
     "Gallery",
     [

@@ -3,13 +3,14 @@
 
 import { h, icon, render } from "../base/dom.js";
 import { ago, moment } from "../base/format.js";
-import { PAGE, clearSelection, loadPage, own, toggle, videoAt } from "./gallery.js";
+import { PAGE, loadPage, own, toggle, videoAt } from "./gallery.js";
 import { toggleFavourite } from "./marks.js";
 import { afterDrawing, changed } from "../base/state.js";
 
 const MOST_CELLS = 240;
 const GAP = 14;
 const CAPTION = 94; // two lines of the title, and two about it
+const ROOM = 200; // pixels, which a seed and a time need beside each other
 const REST_MS = 90; // pages are loaded once the scrolling rests for this long
 const HOVER_MS = 120;
 
@@ -18,6 +19,7 @@ const stillness = matchMedia("(prefers-reduced-motion: reduce)");
 let place = null; // the element
 let current = 0; // index of the one cell that Tab reaches; the arrow keys move to the others
 let layout = { columns: 1, width: 200, row: 200 };
+let alike = new Set(); // prompts that several of the videos in the document have
 let playing = null; // id
 let starting = null;
 let resting = null;
@@ -54,6 +56,7 @@ function draw(element) {
   const first = Math.max(0, Math.floor(above / row) - around);
   const last = Math.min(rows, Math.ceil((above + innerHeight) / row) + around, first + Math.max(1, Math.floor(MOST_CELLS / columns)));
   const cells = [];
+  alike = likenesses(first * columns, Math.min(own.total, last * columns));
   const focused = indexOf(document.activeElement);
   const [top, bottom] = [above, above + innerHeight].map((edge) => Math.ceil(Math.max(0, edge) / row) * columns);
   if (focused === null && (current < top || current >= bottom)) current = Math.min(top, own.total - 1);
@@ -63,6 +66,18 @@ function draw(element) {
   render(element, cells);
   clearTimeout(resting);
   resting = setTimeout(() => fetchRange(first * columns, last * columns), REST_MS);
+}
+
+/** Returns the prompts that several of these videos have: their seeds tell them apart. */
+function likenesses(first, end) {
+  const seen = new Set();
+  const twice = new Set();
+  for (let index = first; index < end; index += 1) {
+    const prompt = videoAt(index)?.prompt;
+    if (seen.has(prompt)) twice.add(prompt);
+    seen.add(prompt);
+  }
+  return twice;
 }
 
 function measure(width) {
@@ -109,9 +124,9 @@ function cell(index) {
       h("span", { class: "cell-title" }, title),
       h(
         "span",
-        { class: "small muted cell-about", title: `${video.model_id} · ${video.size} · ${moment(video.finished_at)}` },
+        { class: "small muted cell-about", title: `${video.model_id} · ${video.size} · seed ${video.seed} · ${moment(video.finished_at)}` },
         h("span", null, `${video.model_id} · ${video.size}`),
-        h("span", null, ago(video.finished_at)),
+        h("span", null, [alike.has(title) ? `seed ${video.seed}` : "", alike.has(title) && width < ROOM ? "" : ago(video.finished_at)].filter(Boolean).join(" · ")),
       ),
     ),
     h("input", {
@@ -197,7 +212,6 @@ function keydown(event) {
     focusCell(next);
   } else if (key === "x" && video) toggle(index, event.shiftKey);
   else if (key === "f" && video) toggleFavourite(video);
-  else if (event.key === "Escape" && own.selected.size) clearSelection();
   else return;
   event.preventDefault();
 }

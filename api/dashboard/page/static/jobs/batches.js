@@ -1,6 +1,6 @@
 // The batches on the list of jobs: the newest ones, or the one whose jobs are listed, with its archive.
 
-import { base, post } from "../base/api.js";
+import { base, get, post } from "../base/api.js";
 import { problem } from "../base/awaited.js";
 import { attempt, confirm } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
@@ -8,7 +8,13 @@ import { ago, number, plural } from "../base/format.js";
 import * as load from "../base/load.js";
 import { badge, bar, button } from "../base/parts.js";
 import { noteCancel } from "../job/actions.js";
-import { hasEnded, state } from "../base/state.js";
+import { changed, hasEnded, state } from "../base/state.js";
+
+const NAMED_BY = 16; // jobs, the most that the form makes at once
+const AGAIN_MS = 5_000;
+
+const prompts = new Map(); // by the id of a batch: {text, differ}; null while it is asked for, or where no job is left
+let isOpen = false; // whether the newest batches are shown
 
 /** Shows the batch whose jobs are listed, or else links to the newest batches. */
 export function batches() {
@@ -20,14 +26,39 @@ export function batches() {
     why,
     h(
       "details",
-      { class: "batches", key: "batches" },
+      { class: "batches", key: "batches", on: { toggle: turned } },
       h("summary", null, "Batches"),
-      h("ul", { class: "plain-list" }, newest.map(line)),
+      h("ul", { class: "plain-list" }, isOpen ? newest.map(line) : null),
     ),
   ];
 }
 
-const nameOf = (batch) => batch.name || `Batch of ${plural(batch.total, "job")}, ${ago(batch.created_at)}`;
+function turned(event) {
+  isOpen = event.target.open;
+  if (isOpen) changed(); // their names are asked for
+}
+
+/** Returns the batch's name, else the prompt of its first job, else how large it is. */
+function nameOf(batch) {
+  if (batch.name) return batch.name;
+  if (!prompts.has(batch.id)) readPrompt(batch.id);
+  const found = prompts.get(batch.id);
+  if (!found) return `Batch of ${plural(batch.total, "job")}`;
+  return `${found.text.length > 80 ? `${found.text.slice(0, 79)}…` : found.text}${found.differ ? " and others" : ""}`;
+}
+
+/** Reads the prompts of a batch once: they never change. Of a large batch, those of its first jobs. */
+async function readPrompt(id) {
+  prompts.set(id, null);
+  try {
+    const { data } = await get("/api/v1/jobs", { batch_id: id, order: "oldest", limit: NAMED_BY });
+    const texts = data.map((job) => job.params.prompt);
+    if (texts.length) prompts.set(id, { text: texts[0], differ: texts.some((text) => text !== texts[0]) });
+    changed();
+  } catch {
+    setTimeout(() => prompts.delete(id), AGAIN_MS); // the feed reports an unreachable server
+  }
+}
 const ended = (batch) => batch.counts.succeeded + batch.counts.failed + batch.counts.cancelled;
 
 /** Returns a link to the finished videos, or a note while there is none. */
@@ -45,7 +76,7 @@ function line(batch) {
     badge(batch.status),
     " ",
     h("a", { href: `#jobs?batch_id=${batch.id}` }, nameOf(batch)),
-    ` · ${number(ended(batch))} of ${number(batch.total)} ended · ${batch.name ? `${ago(batch.created_at)} · ` : ""}`,
+    ` · ${number(ended(batch))} of ${number(batch.total)} ended · ${ago(batch.created_at)} · `,
     archive(batch),
   );
 }
@@ -60,7 +91,7 @@ function one(batch) {
       "p",
       null,
       badge(batch.status),
-      ` ${number(batch.total)} jobs: ${number(succeeded)} succeeded, ${number(failed)} failed, ${number(cancelled)} cancelled`,
+      ` ${plural(batch.total, "job")}, ${ago(batch.created_at)}: ${number(succeeded)} succeeded, ${number(failed)} failed, ${number(cancelled)} cancelled`,
     ),
     batch.finished_at ? null : h("p", { class: "progress" }, bar(batch.percent, `Progress of ${nameOf(batch)}`)),
     h(

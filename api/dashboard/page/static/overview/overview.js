@@ -228,7 +228,11 @@ function newest() {
                   video.thumbnail ? h("img", { src: video.thumbnail.url, alt: "", loading: "lazy" }) : null,
                 ),
                 h("span", { class: "title" }, video.prompt),
-                h("span", { class: "small muted", title: moment(video.finished_at) }, `${video.model_id} · ${ago(video.finished_at)}`),
+                h(
+                  "span",
+                  { class: "small muted", title: moment(video.finished_at) },
+                  `${video.model_id} · ${videos.some((one) => one !== video && one.prompt === video.prompt) ? `seed ${video.seed} · ` : ""}${ago(video.finished_at)}`,
+                ),
               ),
             ),
           ),

@@ -1,7 +1,7 @@
 // Loads parts of the state from the server. If one part fails, its error is noted and the others still load.
 
 import { Unreachable, get } from "./api.js";
-import { asked, orderOf } from "./list_address.js";
+import { asked, misfit, orderOf, refusal } from "./list_address.js";
 import { changed, hasEnded, mergeJobs, state } from "./state.js";
 
 const ACTIVE = 100;
@@ -123,18 +123,27 @@ const batches = (id, listed) =>
 export const jobs = () =>
   part("jobs", async () => {
     const { filters, after, size } = state.list;
+    const none = (why) => Object.assign(state.list, { ids: [], next: null, total: null, misfit: why });
+    if (misfit(filters)) return none(misfit(filters));
     const isOlder = () => state.list.filters !== filters || state.list.after !== after || state.list.size !== size;
     const where = asked(filters);
     const query = { ...where, order: orderOf(state.list), limit: size, after: after.at(-1) };
-    const page = await get("/api/v1/jobs", query);
-    if (isOlder()) return; // the list has changed meanwhile
+    let page;
+    try {
+      page = await get("/api/v1/jobs", query);
+    } catch (error) {
+      if (error.status !== 422) throw error;
+      return isOlder() ? null : none(refusal(error, state.list)); // asking again would change nothing
+    }
+    if (isOlder()) return null; // the list has changed meanwhile
     mergeJobs(page.data, true);
-    Object.assign(state.list, { ids: page.data.map((job) => job.id), next: page.next, lookedAt: page.looked_at });
+    Object.assign(state.list, { ids: page.data.map((job) => job.id), next: page.next, lookedAt: page.looked_at, misfit: null });
     changed();
     await batches(filters.batch_id, page.data.length);
-    if (filters.search || isOlder()) return;
+    if (filters.search || isOlder()) return null;
     const total = await get("/api/v1/jobs/count", where);
     if (!isOlder()) state.list.total = total;
+    return null;
   });
 
 /** Loads how many jobs there are by state. */

@@ -17,6 +17,7 @@ export const state = {
     next: null,
     total: null,
     lookedAt: null,
+    misfit: null, // why no job can match
   },
   batches: null, // the newest ones, and the one that the list shows
   latest: [], // ids of the newest videos

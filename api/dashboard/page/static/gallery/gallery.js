@@ -9,6 +9,7 @@ import { h } from "../base/dom.js";
 import { folded } from "../base/folding.js";
 import { number, plural } from "../base/format.js";
 import { focusCell, grid } from "./grid.js";
+import { isReversed } from "../base/list_address.js";
 import { button, loading, select } from "../base/parts.js";
 import { selection } from "./selection.js";
 import { changed, state } from "../base/state.js";
@@ -76,13 +77,14 @@ export async function loadFirst() {
   try {
     const found = await get("/api/v1/gallery", { ...filters(), limit: PAGE });
     if (mine !== asked) return null;
-    Object.assign(own, { total: found.total, more: found.is_more, looked: found.looked_through, as_of: found.as_of });
+    Object.assign(own, { total: found.total, more: found.is_more, looked: found.looked_through, as_of: found.as_of, isRefused: false });
     own.pages = new Map([[0, found.data]]);
     own.newer = false;
     own.every = found.is_more && !isFiltered() ? await countAll() : null;
     delete state.notes.gallery;
     return null;
   } catch (error) {
+    own.isRefused = error.status === 422 || error.status === 404;
     if (mine === asked) state.notes.gallery = error.errors?.map((one) => `${one.field}: ${one.message}`).join(" ") || error.message;
     return error;
   } finally {
@@ -166,7 +168,7 @@ export function gallery() {
   return [
     filterForm(),
     h("p", { class: "small muted", key: "kept" }, "Favourites and videos in collections are kept until you delete them."),
-    problem("gallery", "videos", false, reload),
+    own.isRefused && state.notes.gallery ? refused() : problem("gallery", "videos", false, reload),
     choicesProblem(),
     own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
     own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
@@ -195,10 +197,16 @@ function nothing() {
   const filters = NAMES.filter((name) => own.query[name]);
   if (filters.join() === "collection")
     return h("p", { key: "none", class: "empty" }, "This collection is empty: ", h("a", { href: "#gallery" }, "add videos from the gallery"));
+  if (isReversed(own.query))
+    return h("p", { key: "none", class: "empty" }, "“From” is after “To”: no day is between them. ", h("a", { href: "#gallery" }, "Show all videos"));
   return filters.length
     ? h("p", { key: "none", class: "empty" }, "No video matches. ", h("a", { href: "#gallery" }, "Show all videos"))
     : h("p", { key: "none", class: "empty" }, "No videos yet. ", h("a", { href: "#new" }, "Create a video"));
 }
+
+/** The address asks for what the server does not know: trying again would change nothing. */
+const refused = () =>
+  h("p", { key: "refused", class: "note warn", role: "status" }, `No video can match this address: ${state.notes.gallery} `, h("a", { href: "#gallery" }, "Show all videos"));
 
 export function reload() {
   own.query && reset();

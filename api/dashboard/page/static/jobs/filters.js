@@ -5,11 +5,9 @@ import { folded } from "../base/folding.js";
 import { words } from "../base/format.js";
 import { select } from "../base/parts.js";
 import { state } from "../base/state.js";
-import { isFiltered, orderOf } from "../base/list_address.js";
+import { isFiltered, orderOf, STATES, TYPES } from "../base/list_address.js";
 import { show } from "./going.js";
 
-const TYPES = ["generation", "download", "integrity_check", "cleanup", "prepare", "benchmark", "bulk"];
-const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
 const PAUSE_MS = 400;
 
 let typing = null;

@@ -2,7 +2,7 @@
 
 import { base, get, post } from "../base/api.js";
 import { awaited } from "../base/awaited.js";
-import { attempt, confirm } from "../base/dialogs.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, moment, percent, seconds } from "../base/format.js";
 import { badge, bar, button, empty } from "../base/parts.js";
@@ -13,7 +13,7 @@ const PAGE = 25;
 const POLL_MS = 2_000;
 const ENDS = new Set(["succeeded", "failed", "cancelled"]);
 const SHOWN = ["held", "queued", "running", "paused", "succeeded", "failed", "cancelled", "skipped"];
-const own = { id: null, flow: null, rows: null, after: [], next: null };
+const own = { id: null, flow: null, isMissing: false, rows: null, after: [], next: null };
 
 state.flows = { load };
 // The feed has messages about jobs only.
@@ -24,7 +24,7 @@ setInterval(() => {
 
 /** Shows one flow, or the list if `id` is null. */
 export async function open(id) {
-  if (own.id !== id) own.flow = null;
+  if (own.id !== id) Object.assign(own, { flow: null, isMissing: false });
   own.id = id;
   changed();
   await loadSoon();
@@ -37,8 +37,13 @@ const loadSoon = () => part("flows", load).catch(() => {});
 async function load() {
   const { id, after } = own;
   if (id) {
-    const flow = await get(`/api/v1/flows/${encodeURIComponent(id)}`);
-    if (own.id === id) own.flow = flow;
+    try {
+      const flow = await get(`/api/v1/flows/${encodeURIComponent(id)}`);
+      if (own.id === id) Object.assign(own, { flow, isMissing: false });
+    } catch (error) {
+      if (error.status !== 404) throw error;
+      if (own.id === id) Object.assign(own, { flow: null, isMissing: true }); // asking again would change nothing
+    }
   } else {
     const page = await get("/api/v1/flows", { limit: PAGE, after: after.at(-1) });
     if (own.after === after) Object.assign(own, { rows: page.data, next: page.next });
@@ -47,6 +52,8 @@ async function load() {
 }
 
 export function flows() {
+  if (own.id && own.isMissing)
+    return h("p", { key: "missing", class: "note", role: "status" }, "No flow has this id. It may have been deleted. ", h("a", { href: "#flows" }, "Show all flows"));
   return own.id ? [awaited("flows", "flow", own.flow !== null), one()] : [awaited("flows", "flows", own.rows !== null), list()];
 }
 
@@ -166,8 +173,16 @@ const retry = (flow) => change(flow, "retry", "The jobs that did not succeed are
 
 function change(flow, act, done) {
   return attempt(async () => {
-    const answer = await post(`/api/v1/flows/${flow.id}/${act}`);
-    if (own.id === flow.id) own.flow = answer;
+    try {
+      const answer = await post(`/api/v1/flows/${flow.id}/${act}`);
+      if (own.id === flow.id) own.flow = answer;
+    } catch (error) {
+      if (act !== "cancel" || error.status !== 409) throw error;
+      showMessage("The flow ended before it could be cancelled.");
+      await load();
+      return null;
+    }
     changed();
-  }, done);
+    return done;
+  });
 }

@@ -11,7 +11,7 @@ export function filterBy(query) {
   if (write(wanted) === now) return;
   // What is selected is on this page; on another one, it would be hidden, and the bar would act on it later.
   if (write({ ...wanted, order: "", size: 25 }) !== write({ ...state.list, order: "", size: 25 })) clear();
-  state.list = { ...wanted, ids: null, next: null, total: null, lookedAt: null };
+  state.list = { ...wanted, ids: null, next: null, total: null, lookedAt: null, misfit: null };
 }
 
 /** Changes the list's address; another filter, order or size begins at the first page. */

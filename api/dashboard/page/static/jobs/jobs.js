@@ -31,7 +31,9 @@ export function jobs() {
 }
 
 function nobody(chosen) {
-  const { lookedAt, next, after } = state.list;
+  const { lookedAt, next, after, misfit } = state.list;
+  if (misfit)
+    return h("div", { key: "misfit" }, h("p", { class: "note warn", role: "status" }, misfit, " ", h("a", { href: "#jobs" }, "Show all jobs")));
   const back = after.length ? button("Back", () => goTo(after.slice(0, -1)), { key: "back" }) : null;
   if (chosen.search && next)
     return h(

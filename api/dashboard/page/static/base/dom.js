@@ -25,7 +25,8 @@ export function render(container, ...wanted) {
     container.replaceChildren();
     container.oursNow = true;
   }
-  const lost = container.contains(document.activeElement) ? lineOf(document.activeElement, container) : null;
+  const active = document.activeElement;
+  const lost = active !== container && container.contains(active) ? lineOf(active, container) : null;
   patchChildren(container, flat(wanted), container.namespaceURI === SVG);
   if (lost && !lost[0].element.isConnected && document.activeElement === document.body) inherit(lost, container);
 }

@@ -51,6 +51,7 @@ function offerUndo() {
 function undoAll() {
   for (const { timer } of waiting.values()) clearTimeout(timer);
   waiting.clear();
+  turned.at = 0; // another click on the button of a row is meant
   changed();
 }
 

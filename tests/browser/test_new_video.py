@@ -164,6 +164,58 @@ def test_messages_leave_the_button_free_and_the_newest_job_is_seen_beside_it(
     expect(toast).to_have_count(0)
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_a_submission_that_fails_says_so_beside_the_button_and_is_tried_again(
+    open_page: Open, stack: Stack, watched: Watched, width: int
+) -> None:
+    page = open_page("#new", viewport={"width": width, "height": 844})
+    watched.away = True
+    choose_model(page, "T2V-A14B")
+    told, create = page.locator(".make-bar .estimate"), page.get_by_role("button", name="Create video")
+    keys: list[str | None] = []
+    answers: list[int | None] = [503, 403, 429, None]
+
+    def answer(route: Route) -> None:
+        keys.append(route.request.headers.get("idempotency-key"))
+        status = answers.pop(0) if answers else 0
+        if status is None:
+            route.abort("connectionrefused")
+        elif status:
+            route.fulfill(status=status, json={"detail": f"Refused with {status}."})
+        else:
+            route.continue_()
+
+    page.route("**/api/v1/jobs/generation", answer)
+    submit(page, "sent until it is accepted")
+    again = told.get_by_role("button", name="Try again")
+    expect(told).to_contain_text("Not created. Refused with 503.")
+    expect(told).to_be_in_viewport(ratio=1)
+    assert told.get_attribute("aria-live") == "polite", "it is announced"
+    expect(told).not_to_contain_text("Starts")
+    focused = page.locator(".make-bar button:focus")
+    expect(focused).to_have_count(1)  # the button that had the focus was disabled meanwhile
+    again.click()
+    expect(told).to_contain_text("Not created. Refused with 403.")
+    expect(again).to_have_count(0)  # the same request would be refused again
+    expect(focused).to_have_count(1)
+    page.get_by_label("Frames", exact=True).fill("13")
+    expect(told).not_to_contain_text("Not created")
+    create.click()
+    expect(told).to_contain_text("Not created. Refused with 429.")
+    page.get_by_role("button", name="Add a LoRA").click()
+    expect(told).not_to_contain_text("Not created")
+    page.get_by_role("button", name="Remove LoRA 1").click()
+    create.click()
+    expect(told).to_contain_text("The server does not respond. Trying again creates nothing twice.")
+    again.click()
+    expect(page.locator("[data-submitted]")).to_have_count(1)
+    expect(told).not_to_contain_text("Trying again")
+    assert keys[0] == keys[1], "the same request"
+    assert keys[3] == keys[4]
+    assert len(set(keys)) == 3
+    watched.complaints = [one for one in watched.complaints if "the server responded with a status" not in one]
+
+
 def test_a_pause_is_named_beside_the_button_and_ended_there(open_page: Open, stack: Stack) -> None:
     page = open_page("#new")
     bar = page.locator(".make-bar")

@@ -31,7 +31,7 @@ export const draft = {
   last_image: null, // the one that it ends with
   errors: {}, // messages by field
   isLengthTyped: false, // whether the length was changed last: else it follows the number of frames
-  general: null, // an error that belongs to no field of the form
+  refused: null, // why it was not created, as far as no field of the form says it: {message, again: whether to try it again}
   sending: false,
   key: null, // the Idempotency-Key; kept until a field changes, so that sending twice creates one job
 };
@@ -53,11 +53,18 @@ export function restore() {
 
 /** Resets the fields to these values. */
 export function resetFields(modelId, filled) {
-  Object.assign(draft, { model_id: modelId, filled: { ...filled }, errors: {}, general: null, key: null });
+  Object.assign(draft, { model_id: modelId, filled: { ...filled }, errors: {} });
+  edited();
   draft.round += 1;
   draft.loras = (filled.loras ?? []).map((_, index) => index);
   nextRow = draft.loras.length;
   changed();
+}
+
+/** Notes that the form has changed: it is another request, and what was wrong with the last one is no news. */
+export function edited() {
+  draft.key = null;
+  draft.refused = null;
 }
 
 /** Notes an entered value. Kept in the browser once typing pauses. */
@@ -95,7 +102,7 @@ export function valueOf(entry, name) {
 export function setPicture(name, file, text = null) {
   if (draft[name]) URL.revokeObjectURL(draft[name].url);
   draft[name] = file && { file, url: URL.createObjectURL(file), text };
-  draft.key = null;
+  edited();
   delete draft.errors[name];
   changed();
 }
@@ -103,6 +110,7 @@ export function setPicture(name, file, text = null) {
 /** Adds a LoRA row and returns its number. */
 export function addLora() {
   draft.loras.push(nextRow);
+  edited();
   changed();
   return nextRow++;
 }
@@ -114,7 +122,7 @@ export function dropLora(row) {
   draft.loras = draft.loras.filter((one) => one !== row);
   for (const name of ["name", "scale"]) delete draft.errors[`loras.${row}.${name}`];
   delete draft.errors.loras;
-  draft.key = null;
+  edited();
   changed();
 }
 

@@ -39,7 +39,10 @@ export function estimateBar(entry, take, newest) {
       "section",
       { class: "estimate", "aria-labelledby": "h-cost", "aria-live": "polite" },
       h("h2", { id: "h-cost", class: "hidden" }, "Estimated time"),
-      toCorrect(Object.entries(draft.errors)) ?? ranges(outside) ?? (refused ? missing(refused, take) : failed ? h("p", { class: "small bad-text" }, failed) : current ? figures(current, entry) : h("p", { class: "muted" }, "Estimating…")),
+      toCorrect(Object.entries(draft.errors)) ??
+        notCreated() ??
+        ranges(outside) ??
+        (refused ? missing(refused, take) : failed ? h("p", { class: "small bad-text" }, failed) : current ? figures(current, entry) : h("p", { class: "muted" }, "Estimating…")),
     ),
     h(
       "div",
@@ -51,6 +54,18 @@ export function estimateBar(entry, take, newest) {
         draft.sending ? "Sending…" : "Create video",
       ),
     ),
+  );
+}
+
+/** Why the last attempt created nothing, with the way to another one where that may help. Null: it was not refused. */
+function notCreated() {
+  if (!draft.refused) return null;
+  const again = () => document.getElementById("make-form").requestSubmit();
+  return h(
+    "div",
+    { key: "refused", class: "row wrap" },
+    h("p", { class: "small bad-text" }, draft.refused.message),
+    draft.refused.again ? button("Try again", again, { kind: "again" }) : null,
   );
 }
 

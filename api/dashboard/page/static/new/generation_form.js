@@ -6,7 +6,7 @@ import { number } from "../base/format.js";
 import { changed } from "../base/state.js";
 import { advanced } from "./advanced.js";
 import { models, sizes, speeds } from "./choices.js";
-import { chosen, draft, enter, saveSoon, valueOf } from "./draft.js";
+import { chosen, draft, edited, enter, saveSoon, valueOf } from "./draft.js";
 import { area, count } from "./form_fields.js";
 import { pictures } from "./picture.js";
 import { pastPrompts, presets } from "./reusing.js";
@@ -32,7 +32,6 @@ export function fields(entry) {
     length(entry),
     speeds(entry, draft.filled.speed ?? entry.default_speed),
     advanced(entry),
-    draft.general ? h("p", { class: "note bad", role: "alert", key: "general" }, draft.general) : null,
   ];
 }
 
@@ -80,8 +79,7 @@ export function chooseModel(modelId) {
   draft.model_id = modelId;
   draft.changedModel = true;
   draft.errors = {};
-  draft.general = null;
-  draft.key = null;
+  edited();
   saveSoon();
   changed();
 }
@@ -90,9 +88,8 @@ export function chooseModel(modelId) {
 export function fieldChanged(event) {
   const { name, form, type, value } = event.target;
   draft.model_id ??= chosen().model_id; // from now on it does not follow what is available
-  draft.key = null;
+  edited();
   delete draft.errors[name];
-  draft.general = null;
   if (name.startsWith("loras.")) {
     delete draft.errors.loras;
     draft.filled.loras = draft.loras.map((row) => ({

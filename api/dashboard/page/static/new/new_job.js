@@ -3,6 +3,7 @@
 import { base, get, Unreachable, newKey, post, Problem } from "../base/api.js";
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
+import { sentence } from "../base/format.js";
 import * as load from "../base/load.js";
 import { note } from "../base/parts.js";
 import { afterDrawing, changed, mergeJobs, state } from "../base/state.js";
@@ -115,7 +116,7 @@ async function send(event) {
   const body = requestBody(form, entry);
   const fieldOf = fieldNames(form);
   draft.errors = {};
-  draft.general = null;
+  draft.refused = null;
   if (!body.prompt.trim()) draft.errors.prompt = "Describe the video.";
   if (entry.image === "required" && !draft.image) draft.errors.image = `${entry.model_id} needs an image to start from.`;
   if (Object.keys(draft.errors).length) return focusErrors(form);
@@ -137,16 +138,27 @@ async function send(event) {
       for (const { place, message } of error.errors) {
         const name = fieldOf(place);
         if (form.elements[name]) draft.errors[name] = message;
-        else draft.general = `${name}: ${message}`;
+        else draft.refused = { message: `Not created. ${sentence(name)}: ${message}`, again: false };
       }
-    } else if (error instanceof Problem || error instanceof Unreachable) draft.general = error.message;
+    } else if (error instanceof Problem) draft.refused = { message: `Not created. ${error.message}`, again: mayPass(error.status) };
+    // It may have been created: the same key makes sure that it is not created twice.
+    else if (error instanceof Unreachable) draft.refused = { message: `${error.message} Trying again creates nothing twice.`, again: true };
     else throw error;
   } finally {
     draft.sending = false;
-    changed();
+    afterDrawing(() => refocus());
   }
   if (Object.keys(draft.errors).length) focusErrors(form);
 }
+
+/** Gives the focus, which a button that is disabled while the form is sent loses, to what can be done next. */
+function refocus() {
+  if (document.activeElement !== document.body || document.documentElement.dataset.view !== "new") return;
+  document.querySelector(".make-bar .estimate button.again, .make-go .primary")?.focus({ preventScroll: true });
+}
+
+/** Whether the same request may succeed later. */
+const mayPass = (status) => status === 408 || status === 429 || status >= 500;
 
 function focusErrors(form) {
   afterDrawing(() => {

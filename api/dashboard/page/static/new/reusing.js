@@ -4,7 +4,7 @@ import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { button } from "../base/parts.js";
 import { changed } from "../base/state.js";
-import { draft, requestBody, resetFields, save, setPicture } from "./draft.js";
+import { draft, edited, requestBody, resetFields, save, setPicture } from "./draft.js";
 import * as stored from "./stored.js";
 
 const PICTURES = ["image", "last_image"];
@@ -129,7 +129,7 @@ export function newSeed() {
   const field = document.getElementById("f-seed");
   if (field) field.value = "";
   draft.filled.seed = "";
-  draft.key = null;
+  edited();
   delete draft.errors.seed;
   save();
   changed();

@@ -15,6 +15,7 @@ from tests.browser.conftest import Open, Watched
 from tests.browser.test_accessibility import serious
 from tests.browser.test_live_page import choose_model, choose_size, later, open_advanced, submit
 from tests.support.stack import Stack
+from wanworks.requests import GenerationRequest
 
 
 def png(width: int, height: int) -> bytes:
@@ -164,6 +165,67 @@ def test_messages_leave_the_button_free_and_the_newest_job_is_seen_beside_it(
     expect(toast).to_have_count(0)
 
 
+def test_wrong_numbers_are_named_in_plain_words_and_in_the_order_of_the_form(open_page: Open, watched: Watched) -> None:
+    page = open_page("#new")
+    choose_model(page, "T2V-A14B")
+    wrong = {
+        "Flow shift": ("0", "more than 0, at most 100"),
+        "Guidance (high)": ("31", "0 to 30"),
+        "Steps": ("0", "2 to 100"),
+        "Videos": ("17", "1 to 16"),
+        "Frames": ("9999", "8 to 81"),
+    }
+    submit(page, "far too much", **{label: value for label, (value, _) in wrong.items()})
+    for label, (_, words) in wrong.items():
+        field = page.get_by_label(label, exact=True)
+        expect(field).to_have_accessible_description(re.compile(re.escape(words)))
+        expect(field).to_have_attribute("aria-invalid", "true")
+    expect(page.get_by_label("Frames", exact=True)).to_be_focused()
+    named = "5 fields to correct: Frames, Videos, Steps, Guidance (high), Flow shift"
+    expect(page.locator(".make-bar .estimate p")).to_have_text(named)
+    line = "field => getComputedStyle(field).borderTopColor"
+    marked = page.get_by_label("Videos", exact=True).evaluate(line)
+    assert page.get_by_label("Length, seconds").evaluate(line) == marked, "it follows the frames"
+    assert not [one for one in watched.requests if one.method == "POST" and one.url.endswith("/generation")]
+
+    page.get_by_label("Frames", exact=True).fill("9")
+    page.get_by_label("Length, seconds").fill("99")
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("#e-seconds")).to_have_text("1 to 10.13")
+    page.get_by_label("Frames", exact=True).fill("9")
+    expect(page.locator("#e-seconds")).to_have_count(0)
+
+    limits = GenerationRequest.model_json_schema()
+    for name in ("guidance_scale", "guidance_scale_2", "flow_shift", "count", "seed"):
+        rule = limits["properties"][name]
+        rule = rule.get("anyOf", [rule])[0]
+        field = page.locator(f"#f-{name}")
+        least = rule.get("exclusiveMinimum", rule.get("minimum"))
+        assert float(field.get_attribute("min") or "") == (0 if name == "seed" else least), name
+        assert float(field.get_attribute("max") or "") == rule["maximum"], name
+        assert (field.get_attribute("data-above") is not None) == ("exclusiveMinimum" in rule), name
+
+
+def test_what_the_server_refuses_is_said_in_plain_words(open_page: Open, watched: Watched) -> None:
+    page = open_page("#new")
+    refused = [
+        ("steps", "Input should be less than or equal to 3"),
+        ("webhook_url", "String should have at most 2000 characters"),
+        ("loras", "List should have at most 8 items after validation, not 9"),
+        ("start_after", "Input should be greater than or equal to 1"),
+    ]
+    errors = [{"loc": ["body", name], "msg": msg, "type": "value_error"} for name, msg in refused]
+    page.route("**/api/v1/jobs/generation", lambda route: route.fulfill(status=422, json={"errors": errors}))
+    submit(page, "refused")
+    expect(page.locator("#e-steps")).to_have_text("at most 3")
+    expect(page.locator("#e-webhook_url")).to_have_text("at most 2000 characters")
+    expect(page.locator("#e-loras")).to_have_text("at most 8 items")
+    bar = page.locator(".make-bar .estimate")
+    expect(bar).to_contain_text("3 fields to correct: Steps, LoRAs, Webhook")
+    expect(bar).to_contain_text("Not created. Start after: at least 1")
+    assert "422" in watched.complaints.pop()
+
+
 @pytest.mark.parametrize("width", [1400, 390])
 def test_a_submission_that_fails_says_so_beside_the_button_and_is_tried_again(
     open_page: Open, stack: Stack, watched: Watched, width: int
@@ -214,6 +276,45 @@ def test_a_submission_that_fails_says_so_beside_the_button_and_is_tried_again(
     assert keys[3] == keys[4]
     assert len(set(keys)) == 3
     watched.complaints = [one for one in watched.complaints if "the server responded with a status" not in one]
+
+
+def test_many_loras_are_counted_beside_the_button_and_one_that_is_left_out_is_the_right_one(open_page: Open) -> None:
+    page = open_page("#new")
+    choose_model(page, "T2V-A14B")
+    open_advanced(page)
+    for number, name in enumerate(("first", "second", "third"), start=1):
+        page.get_by_role("button", name="Add a LoRA").click()
+        page.get_by_label(f"LoRA {number}", exact=True).fill(name)
+    bar = page.locator(".make-chosen")
+    page.get_by_label("Prompt", exact=True).focus()
+    bar.get_by_role("link", name="3 LoRAs").click()
+    expect(page.get_by_label("LoRA 1", exact=True)).to_be_focused()
+    page.get_by_role("button", name="Remove LoRA 1").click()
+    expect(bar.locator(".chip")).to_have_text(["LoRA second✕", "LoRA third✕"])
+    bar.get_by_role("button", name="LoRA second, leave it out").click()
+    expect(bar.locator(".chip")).to_have_text(["LoRA third✕"])
+    expect(page.get_by_label("LoRA 1", exact=True)).to_have_value("third")
+    choose_model(page, "I2V-A14B")
+    choose_model(page, "T2V-A14B")
+    expect(page.get_by_label("LoRA 1", exact=True)).to_have_value("third")
+
+
+def test_several_videos_are_counted_on_the_button_and_beside_it(open_page: Open, stack: Stack, paused: None) -> None:
+    page = open_page("#new", viewport={"width": 390, "height": 844})
+    choose_model(page, "T2V-A14B")
+    create, newest = page.locator(".make-go .primary"), page.locator(".make-bar .newest")
+    page.get_by_label("Videos").fill("99")
+    expect(create).to_have_text("Create video")
+    page.get_by_label("Videos").fill("4")
+    expect(create).to_have_text("Create 4 videos")
+    submit(page, "four of a kind", Videos="4")
+    expect(newest).to_contain_text("0 of 4 ready · next: ")
+    expect(newest).to_have_attribute("href", re.compile("^#jobs[?]batch_id="))
+    stack.request("POST", "/api/v1/queues/resume", json={})
+    expect(newest).to_contain_text("4 of 4 ready: four of a kind", timeout=90_000)
+    expect(newest.locator("img")).to_be_visible()
+    newest.click()
+    expect(page.locator("#jobs tbody [data-job], #jobs tr[data-job]")).to_have_count(4)
 
 
 def test_a_pause_is_named_beside_the_button_and_ended_there(open_page: Open, stack: Stack) -> None:

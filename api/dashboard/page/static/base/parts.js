@@ -115,6 +115,12 @@ export function progressOf(job) {
   );
 }
 
+/** How many of the jobs that were submitted at once are ready. */
+export function readyOf(jobs, count) {
+  const [ready, failed, cancelled] = ["succeeded", "failed", "cancelled"].map((status) => jobs.filter((job) => job.status === status).length);
+  return `${ready} of ${count} ready${failed ? `, ${failed} failed` : ""}${cancelled ? `, ${cancelled} cancelled` : ""}`;
+}
+
 /** What puts a job before or behind others of the queue. */
 export const placeTags = (job) => [
   job.moved_to_front_at && job.status === "queued" ? h("span", { class: "tag" }, "at the front") : null,

@@ -116,7 +116,7 @@ export function settings(job) {
       fact("Frames", `${params.frames} at ${params.fps}/s`),
       fact("Steps", number(params.steps)),
       fact(
-        params.guidance_scale_2 === null ? "Guidance" : "Guidance, high / low",
+        params.guidance_scale_2 === null ? "Guidance" : "Guidance (high / low)",
         [params.guidance_scale, params.guidance_scale_2].filter((one) => one !== null).join(" / "),
         "How closely the prompt is followed: in the first, rough part, and in the second, with the details",
       ),

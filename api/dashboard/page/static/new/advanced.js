@@ -7,6 +7,8 @@ import { addLora, draft, dropLora, MAX_LORAS, valueOf } from "./draft.js";
 import { area, choice, count, line, optional, problem, real } from "./form_fields.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
+const GUIDANCE = [0, 30];
+const FLOW_SHIFT = [0, 100, true];
 // In this order they are sent and tried, so those that always apply are last.
 const FALLBACKS = [
   ["hybrid_approach", "use another model now, download this one for later"],
@@ -20,7 +22,7 @@ const FALLBACKS = [
 export function advanced(entry) {
   const isFixed = (name) => entry.fixed.includes(name); // a preset's parameter is shown, and not sent
   const value = (name) => valueOf(entry, name);
-  const decimal = (name, label, hint) => real(name, label, value(name), undefined, undefined, isFixed(name), hint);
+  const decimal = (name, label, range, hint) => real(name, label, value(name), range, undefined, isFixed(name), hint);
   return h(
     "details",
     { key: "advanced", class: "advanced", open: draft.filled.loras?.length > 0 },
@@ -36,9 +38,9 @@ export function advanced(entry) {
       count("seed", "Seed", [0, 2 ** 32 - 1], draft.filled.seed ?? "", "random", false, "The same seed and settings make the same video."),
       count("steps", "Steps", entry.steps, value("steps"), undefined, isFixed("steps"), "More steps take longer and show more detail."),
       choice("fps", "Frames per second", entry.fps.map(String), String(value("fps")), {}, "How fast the frames are played."),
-      decimal("guidance_scale", entry.two_experts ? "Guidance, high" : "Guidance", entry.two_experts ? "How closely the prompt is followed in the first, rough part." : "How closely the prompt is followed."),
-      entry.two_experts ? decimal("guidance_scale_2", "Guidance, low", "The same for the second part, with the details.") : null,
-      decimal("flow_shift", "Flow shift", "Higher values spend more steps on the rough shape and motion."),
+      decimal("guidance_scale", entry.two_experts ? "Guidance (high)" : "Guidance", GUIDANCE, entry.two_experts ? "How closely the prompt is followed in the first, rough part." : "How closely the prompt is followed."),
+      entry.two_experts ? decimal("guidance_scale_2", "Guidance (low)", GUIDANCE, "The same for the second part, with the details.") : null,
+      decimal("flow_shift", "Flow shift", FLOW_SHIFT, "Higher values spend more steps on the rough shape and motion."),
       choice("quantization", "Quantization", entry.quantizations, String(value("quantization") ?? "none"), { none: "none (native)" }, "Smaller weights: less memory, slightly different pictures."),
       entry.team_sizes.length > 1
         ? choice("devices_per_job", "Devices", entry.team_sizes.map(String), String(draft.filled.devices_per_job ?? entry.devices_per_job), {}, "How many compute this video together.")
@@ -101,7 +103,7 @@ function loras() {
 }
 
 function row(id, index) {
-  const given = draft.filled.loras?.[id] ?? {}; // the first rows are the form's initial values
+  const given = draft.filled.loras?.[index] ?? {};
   const name = `loras.${id}.name`;
   const number = index + 1;
   return h(

@@ -17,6 +17,7 @@ const NUMBERS = new Set([
 const SPECIAL = new Set(["model_id", "image", "last_image", "fit", "fallback", "webhook_progress", "seconds"]); // not sent as they are
 
 export const MAX_LORAS = 8; // in one request
+export const MOST_VIDEOS = 16; // the same
 
 let nextRow = 0; // the number of the next LoRA row
 let saving = null;
@@ -32,6 +33,7 @@ export const draft = {
   errors: {}, // messages by field
   isLengthTyped: false, // whether the length was changed last: else it follows the number of frames
   refused: null, // why it was not created, as far as no field of the form says it: {message, again: whether to try it again}
+  failure: null, // why the job failed whose settings were copied: {message, loras: the names of those that it blames}
   sending: false,
   key: null, // the Idempotency-Key; kept until a field changes, so that sending twice creates one job
 };
@@ -53,7 +55,7 @@ export function restore() {
 
 /** Resets the fields to these values. */
 export function resetFields(modelId, filled) {
-  Object.assign(draft, { model_id: modelId, filled: { ...filled }, errors: {} });
+  Object.assign(draft, { model_id: modelId, filled: { ...filled }, errors: {}, failure: null });
   edited();
   draft.round += 1;
   draft.loras = (filled.loras ?? []).map((_, index) => index);

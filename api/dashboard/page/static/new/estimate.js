@@ -5,13 +5,14 @@ import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
 import { number, plural, seconds, sentence, soon } from "../base/format.js";
 import * as load from "../base/load.js";
-import { artifactOf, badge, button, progressOf, titleOf } from "../base/parts.js";
-import { afterDrawing, changed, hasEnded, state } from "../base/state.js";
+import { artifactOf, badge, bar, button, progressOf, progressText, readyOf, titleOf } from "../base/parts.js";
+import { changed, hasEnded, state } from "../base/state.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
 import { pausedLine, pauseOf } from "../overview/pauses.js";
 import { chosenInWords } from "./choices.js";
-import { chosen, draft, formOf, requestBody, valueOf } from "./draft.js";
-import { newSeed } from "./reusing.js";
+import { chosen, draft, formOf, MOST_VIDEOS, requestBody, valueOf } from "./draft.js";
+import { outsideOf } from "./form_fields.js";
+import { focusCreate, leaveOut, newSeed } from "./reusing.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
@@ -20,17 +21,19 @@ const UNKNOWN_MS = 3_000; // the same, while nothing is known of the start
 const DOT =
   "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
 
+const LORAS_SHOWN = 2;
+
 const NOTHING = { of: null, at: 0, found: null, refused: null, failed: null, outside: [] };
 
 let estimate = NOTHING; // `outside`: fields whose values are outside their ranges, as [name, message]
 let pause = null;
 let asking = false; // whether a request is under way
 
-/** `newest`: the job that was submitted last, shown where its own entry is not beside the form. */
+/** `newest`: what was submitted last, {jobs: the known ones, count, batch_id}, shown where its own entry is not beside the form. */
 export function estimateBar(entry, take, newest) {
   requestSoon();
-  const { found, refused, failed, outside } = estimate;
-  const current = found?.model_id === entry.model_id ? found : null;
+  const { outside } = estimate;
+  const { count } = settings(entry);
   return h(
     "div",
     { class: "make-bar", key: "bar" },
@@ -39,22 +42,29 @@ export function estimateBar(entry, take, newest) {
       "section",
       { class: "estimate", "aria-labelledby": "h-cost", "aria-live": "polite" },
       h("h2", { id: "h-cost", class: "hidden" }, "Estimated time"),
-      toCorrect(Object.entries(draft.errors)) ??
-        notCreated() ??
-        ranges(outside) ??
-        (refused ? missing(refused, take) : failed ? h("p", { class: "small bad-text" }, failed) : current ? figures(current, entry) : h("p", { class: "muted" }, "Estimating…")),
+      toCorrect(),
+      notCreated(),
+      Object.keys(draft.errors).length || draft.refused ? null : (ranges(outside) ?? expectedOf(entry, take)),
     ),
     h(
       "div",
       { class: "make-go" },
-      h("div", { class: "make-chosen small" }, h("span", { id: "chosen" }, chosenInWords(settings(entry))), fixedSeed()),
+      h("div", { class: "make-chosen small" }, h("span", { id: "chosen" }, chosenInWords(settings(entry))), fixedSeed(), entry.loras ? chosenLoras() : null),
       h(
         "button",
         { type: "submit", form: "make-form", class: "button primary large", disabled: draft.sending, "aria-describedby": "chosen" },
-        draft.sending ? "Sending…" : "Create video",
+        draft.sending ? "Sending…" : count > 1 ? `Create ${count} videos` : "Create video",
       ),
     ),
   );
+}
+
+/** What the dry run has answered. */
+function expectedOf(entry, take) {
+  const { found, refused, failed } = estimate;
+  if (refused) return missing(refused, take);
+  if (failed) return h("p", { class: "small bad-text" }, failed);
+  return found?.model_id === entry.model_id ? figures(found, entry) : h("p", { class: "muted" }, "Estimating…");
 }
 
 /** Why the last attempt created nothing, with the way to another one where that may help. Null: it was not refused. */
@@ -75,25 +85,56 @@ function fixedSeed() {
   if (seed === "") return null;
   const renew = () => {
     newSeed();
-    afterDrawing(() => document.querySelector(".make-go .primary")?.focus()); // the button that had the focus is gone
+    focusCreate();
   };
   return h(
     "button",
     { key: "seed", type: "button", class: "chip", "aria-label": `Seed ${seed}, use a new one`, title: "The same seed and settings make the same video. Use a new seed.", on: { click: renew } },
-    `seed ${seed}`,
+    h("span", null, `seed ${seed}`),
     h("span", { "aria-hidden": "true" }, "✕"),
   );
 }
 
-/** A job in one line that leads to it: its progress, then its picture. */
-function inBrief(job) {
-  const picture = artifactOf(job, "thumbnail");
+/** The LoRAs that are applied, each with the way to leave it out; many are counted and lead to their fields. */
+function chosenLoras() {
+  const named = draft.loras.map((row, index) => [row, draft.filled.loras?.[index]]).filter(([, one]) => one?.name?.trim());
+  if (named.length > LORAS_SHOWN) return fieldLink(`loras.${named[0][0]}.name`, plural(named.length, "LoRA"), { kind: "" });
+  return named.map(([row, { name, scale }]) => {
+    const text = `LoRA ${name}${scale === undefined || scale === "" || Number(scale) === 1 ? "" : ` × ${scale}`}`;
+    const leave = () => leaveOut(row);
+    return h(
+      "button",
+      { key: `lora-${row}`, type: "button", class: "chip", "aria-label": `${text}, leave it out`, title: "Leave this LoRA out.", on: { click: leave } },
+      h("span", null, text),
+      h("span", { "aria-hidden": "true" }, "✕"),
+    );
+  });
+}
+
+/** What was submitted last in one line that leads to it: the progress, then a picture. */
+function inBrief({ jobs, count, batch_id }) {
+  const [job] = jobs;
+  const picture = jobs.map((one) => artifactOf(one, "thumbnail")).find(Boolean);
+  const ended = hasEnded(job) ? [badge(job.status), h("span", { class: "title" }, titleOf(job))] : progressOf(job);
   return h(
     "a",
-    { key: "newest", class: "row newest", href: `#job/${job.id}` },
+    { key: "newest", class: "row newest", href: count > 1 ? `#jobs?batch_id=${batch_id}` : `#job/${job.id}` },
     picture ? h("span", { class: "frame" }, h("img", { src: picture.url, alt: "" })) : null,
-    hasEnded(job) ? [badge(job.status), h("span", { class: "title" }, titleOf(job))] : progressOf(job),
+    count > 1 ? together(jobs, count) : ended,
     h("span", { class: "button quiet" }, "Open"),
+  );
+}
+
+/** How far jobs are that were submitted at once, with the progress of the one that ends next. */
+function together(jobs, count) {
+  const text = readyOf(jobs, count);
+  const next = jobs.find((one) => one.status === "running") ?? jobs.find((one) => !hasEnded(one));
+  if (!next) return h("span", { class: "title" }, `${text}: ${titleOf(jobs[0])}`);
+  return h(
+    "div",
+    { class: "progress" },
+    next.progress.percent ? bar(next.progress.percent, `Progress of ${titleOf(next)}`) : null,
+    h("span", { class: "small" }, h("b", null, text), h("span", { class: "muted" }, ` · next: ${progressText(next)}`)),
   );
 }
 
@@ -104,8 +145,14 @@ function settings(entry) {
     frames: Number(value("frames")),
     fps: Number(value("fps")),
     speed: draft.filled.speed ?? entry.default_speed,
-    count: Number(draft.filled.count ?? 1),
+    count: countOf(draft.filled.count),
   };
+}
+
+/** Returns how many videos the form makes; 1 as well while the field has no such number. */
+function countOf(given) {
+  const count = Number(given);
+  return Number.isInteger(count) && count >= 1 && count <= MOST_VIDEOS ? count : 1;
 }
 
 function figures({ cost, expected, memory, model_ready: ready }, entry) {
@@ -147,7 +194,7 @@ function download(first) {
 
 /** Returns when one video ends that starts then, from its own times; null: they are not known, or there are several videos. */
 function endOf(start, { generation_seconds: generation, loading_seconds: loading }) {
-  if (!start || generation === null || loading === null || Number(draft.filled.count || 1) > 1) return null;
+  if (!start || generation === null || loading === null || countOf(draft.filled.count) > 1) return null;
   return new Date(Date.parse(start) + (loading + generation) * 1000).toISOString();
 }
 
@@ -170,9 +217,12 @@ function missing(refused, take) {
 }
 
 /** Names the fields with an error, each as a link to it; the errors stand at the fields. Null: there are none. */
-function toCorrect(errors) {
+function toCorrect() {
+  const errors = Object.entries(draft.errors);
   if (!errors.length) return null;
-  return h("p", { class: "small bad-text" }, `${plural(errors.length, "field")} to correct: `, errors.map(([name, text], index) => [index ? ", " : "", fieldLink(name, labelOf(name), text)]));
+  const names = [...(document.querySelector(".make-form")?.elements ?? [])].map(({ name }) => name);
+  errors.sort(([one], [other]) => names.indexOf(one) - names.indexOf(other)); // in the order of the form
+  return h("p", { class: "small bad-text" }, `${plural(errors.length, "field")} to correct: `, errors.map(([name, text], index) => [index ? ", " : "", fieldLink(name, labelOf(name), { title: text })]));
 }
 
 /** Names the fields whose values are outside their ranges, with the ranges. Null: there are none. */
@@ -181,27 +231,20 @@ function ranges(outside) {
   return h("p", { class: "small bad-text" }, outside.map(([name, text], index) => [index ? "; " : "", fieldLink(name, `${labelOf(name)}: ${text}`)]));
 }
 
-function fieldLink(name, text, title) {
+function fieldLink(name, text, { title, kind = "bad-text" } = {}) {
   const focus = (event) => {
     event.preventDefault();
     const field = document.getElementById(`f-${name}`) ?? document.querySelector(`.make-form [name="${CSS.escape(name)}"]`);
     field?.closest(".advanced")?.setAttribute("open", "");
-    field?.focus();
+    (field?.matches("fieldset") ? field.querySelector("input, button") : field)?.focus();
   };
-  return h("a", { key: name, class: "bad-text", href: "#new", title, on: { click: focus } }, text);
+  return h("a", { key: name, class: kind, href: "#new", title, on: { click: focus } }, text);
 }
 
 /** Returns the field's label without its addition, such as "(optional)". */
 function labelOf(name) {
-  const label = document.querySelector(`.make-form label[for="${CSS.escape(`f-${name}`)}"]`);
+  const label = document.querySelector(`.make-form label[for="${CSS.escape(`f-${name}`)}"], .make-form fieldset[name="${CSS.escape(name)}"] > legend`);
   return label?.firstChild?.textContent.trim() ?? sentence(name);
-}
-
-/** Says which values a number field takes. */
-function range({ min, max, step, validity }) {
-  const [least, most] = [min, max].map((limit) => (limit === "" ? null : number(Number(limit), 2)));
-  const values = least !== null && most !== null ? `${least} to ${most}` : least !== null ? `at least ${least}` : "a number";
-  return step === "1" && validity.stepMismatch ? `a whole number, ${values}` : values;
 }
 
 const changesText = (changes) =>
@@ -232,9 +275,7 @@ async function ask() {
   if (wanted.fit === "auto") delete wanted.fit; // the size follows the picture itself, at the same area
   const of = JSON.stringify([wanted, state.pauses]);
   if (estimate.of === of && Date.now() - estimate.at < (estimate.found?.expected.start_at === null ? UNKNOWN_MS : FRESH_MS)) return;
-  const outside = [...form.elements]
-    .filter((field) => field.name && field.type === "number" && (field.name !== "seconds" || draft.isLengthTyped) && !field.checkValidity())
-    .map((field) => [field.name, range(field)]);
+  const outside = outsideOf(form);
   if (outside.length) {
     if (String(estimate.outside) !== String(outside)) {
       estimate = { ...NOTHING, outside };
@@ -248,7 +289,7 @@ async function ask() {
     known.found = await post("/api/v1/jobs/generation?dry_run=true", wanted);
   } catch (error) {
     if (error instanceof Problem && error.alternatives.length) known.refused = error;
-    else if (error instanceof Problem && error.errors.length) known.failed = error.errors.map((one) => `${one.field}: ${one.message}`).join(" ");
+    else if (error instanceof Problem && error.errors.length) known.failed = error.errors.map((one) => `${labelOf(one.field)}: ${one.message}`).join("; ");
     else if (error instanceof Problem) known.refused = error;
     else known.failed = error.message;
   } finally {

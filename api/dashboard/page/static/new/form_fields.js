@@ -1,6 +1,7 @@
 // Fields of the form for a new job: label, control and error message.
 
 import { h } from "../base/dom.js";
+import { number } from "../base/format.js";
 import { draft } from "./draft.js";
 
 export function field(name, label, control, more) {
@@ -13,6 +14,22 @@ export function problem(name) {
 
 export const wrong = (name) =>
   draft.errors[name] ? { "aria-invalid": "true", "aria-describedby": `e-${name}` } : {};
+
+/** Returns the number fields whose values are outside their ranges, in the order of the form: [[name, the range]]. */
+export const outsideOf = (form) =>
+  [...form.elements]
+    // The length follows the number of frames, so that it is wrong by itself only if it was typed.
+    .filter((one) => one.name && one.type === "number" && (one.name !== "seconds" || draft.isLengthTyped) && isOutside(one))
+    .map((one) => [one.name, rangeOf(one)]);
+
+const isOutside = (one) => !one.checkValidity() || (one.dataset.above !== undefined && one.value !== "" && Number(one.value) <= Number(one.min));
+
+/** Says which values a number field takes. */
+function rangeOf({ min, max, step, validity, dataset }) {
+  const [least, most] = [min, max].map((limit) => number(Number(limit), 2));
+  const values = dataset.above === undefined ? `${least} to ${most}` : `more than ${least}, at most ${most}`;
+  return step === "1" && validity.stepMismatch ? `a whole number, ${values}` : values;
+}
 
 export const optional = (label) => [label, h("span", { class: "muted" }, " (optional)")];
 
@@ -50,9 +67,10 @@ export function count(name, label, [min, max], value, placeholder, fixed = false
   );
 }
 
-export function real(name, label, value, [min, max] = [0], placeholder, fixed = false, hint = null) {
+/** `above`: the least value itself is not allowed. */
+export function real(name, label, value, [min, max, above = false], placeholder, fixed = false, hint = null) {
   // The decimal keyboard has no minus sign.
-  const range = { min, max, step: "any", inputmode: min < 0 ? undefined : "decimal", disabled: fixed };
+  const range = { min, max, "data-above": above, step: "any", inputmode: min < 0 ? undefined : "decimal", disabled: fixed };
   return field(
     name,
     label,

@@ -6,13 +6,14 @@ import { number } from "../base/format.js";
 import { changed } from "../base/state.js";
 import { advanced } from "./advanced.js";
 import { models, sizes, speeds } from "./choices.js";
-import { chosen, draft, edited, enter, saveSoon, valueOf } from "./draft.js";
-import { area, count } from "./form_fields.js";
+import { chosen, draft, edited, enter, MOST_VIDEOS, saveSoon, valueOf } from "./draft.js";
+import { area, count, problem, wrong } from "./form_fields.js";
 import { pictures } from "./picture.js";
-import { pastPrompts, presets } from "./reusing.js";
+import { failure, pastPrompts, presets } from "./reusing.js";
 
 export function fields(entry) {
   return [
+    failure(entry),
     h(
       "div",
       { class: "prompt-block", key: "prompt-block" },
@@ -56,12 +57,14 @@ function length(entry) {
         min: whole(entry.frames[0] / fps),
         max: whole(entry.frames[1] / fps),
         value: whole(frames / fps),
+        ...wrong("seconds"),
         on: { input: (event) => follow(event, entry, fps) },
       }),
       h("p", { class: "hint" }, `${number(entry.frames[0] / fps, 1)} to ${number(entry.frames[1] / fps, 1)} s at ${fps} frames a second`),
+      problem("seconds"),
     ),
     count("frames", "Frames", entry.frames, frames, undefined, false, `${entry.frames[0]} to ${entry.frames[1]}`),
-    count("count", "Videos", [1, 16], draft.filled.count ?? "", "1", false, "Up to 16 at once, each with its own seed."),
+    count("count", "Videos", [1, MOST_VIDEOS], draft.filled.count ?? "", "1", false, `Up to ${MOST_VIDEOS} at once, each with its own seed.`),
   );
 }
 
@@ -104,7 +107,10 @@ export function fieldChanged(event) {
   } else if (name && name !== "model_id" && name !== "image" && name !== "last_image" && name !== "seconds") {
     enter(name, value);
   }
-  if (name === "frames" || name === "seconds") draft.isLengthTyped = name === "seconds";
+  if (name === "frames" || name === "seconds") {
+    draft.isLengthTyped = name === "seconds";
+    for (const one of ["frames", "seconds"]) delete draft.errors[one]; // each follows the other
+  }
   if (name === "frames") {
     const fps = Number(form.elements.fps.value);
     if (value && fps) form.elements.seconds.value = String(Math.round((Number(value) / fps) * 100) / 100);

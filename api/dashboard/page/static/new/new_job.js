@@ -9,10 +9,11 @@ import { note } from "../base/parts.js";
 import { afterDrawing, changed, mergeJobs, state } from "../base/state.js";
 import { chosen, draft, fieldNames, formOf, requestBody, resetFields, restore, save, setPicture, withPictures } from "./draft.js";
 import { estimateBar } from "./estimate.js";
+import { outsideOf } from "./form_fields.js";
 import { fields, fieldChanged } from "./generation_form.js";
 import { listen, takeFrom } from "./picture.js";
 import { latest, noteSubmitted, results } from "./recent.js";
-import { newSeed, offer, setAside } from "./reusing.js";
+import { newSeed, noteFailure, offer, setAside } from "./reusing.js";
 import * as stored from "./stored.js";
 
 const COPIED_MS = 10_000;
@@ -96,6 +97,7 @@ export async function startFrom(query) {
   for (const name of ["image", "last_image"]) setPicture(name, null);
   resetFields(params.model_id, { ...params, fallback, priority: job.priority });
   draft.settled = params.prompt;
+  if (job.status === "failed" && job.error) noteFailure(job);
   save();
   offer("The settings were copied, with the seed.", [{ text: "New seed", act: newSeed }], COPIED_MS);
   if (!image) return null;
@@ -117,6 +119,7 @@ async function send(event) {
   const fieldOf = fieldNames(form);
   draft.errors = {};
   draft.refused = null;
+  Object.assign(draft.errors, Object.fromEntries(outsideOf(form)));
   if (!body.prompt.trim()) draft.errors.prompt = "Describe the video.";
   if (entry.image === "required" && !draft.image) draft.errors.image = `${entry.model_id} needs an image to start from.`;
   if (Object.keys(draft.errors).length) return focusErrors(form);
@@ -126,6 +129,7 @@ async function send(event) {
   try {
     const job = await post("/api/v1/jobs/generation", withPictures(body, entry), { key: draft.key, timeout: 60_000 });
     draft.key = null;
+    draft.failure = null;
     mergeJobs([job]);
     stored.rememberPrompt(body.prompt);
     draft.settled = body.prompt;

@@ -35,11 +35,12 @@ const known = ({ ids }) => ids.map((id) => state.jobs.get(id)).filter(Boolean);
 /** Whether the end of the job is news: the user knows of a cancel of their own. */
 const isNews = (job) => hasEnded(job) && !wasCancelledHere(job);
 
-/** Returns the job that was submitted last, unless it had ended when the page was loaded. */
+/** Returns what was submitted last, {jobs, count, batch_id}, unless it had ended when the page was loaded. */
 export function latest() {
   const [request] = submitted;
   if (!request || (request.isEarlier && request.ended !== 0)) return undefined;
-  return known(request)[0];
+  const jobs = known(request);
+  return jobs.length ? { jobs, count: request.ids.length, batch_id: request.batch_id } : undefined;
 }
 
 /** Loads those that this page does not know, and forgets those that are no longer there. */

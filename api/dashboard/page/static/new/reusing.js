@@ -3,8 +3,8 @@
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { button } from "../base/parts.js";
-import { changed } from "../base/state.js";
-import { draft, edited, requestBody, resetFields, save, setPicture } from "./draft.js";
+import { afterDrawing, changed } from "../base/state.js";
+import { draft, dropLora, edited, requestBody, resetFields, save, setPicture } from "./draft.js";
 import * as stored from "./stored.js";
 
 const PICTURES = ["image", "last_image"];
@@ -33,6 +33,45 @@ function use(event, prompt) {
   field.value = prompt;
   field.dispatchEvent(new Event("input", { bubbles: true }));
   field.focus();
+}
+
+/**
+ * Notes why a job failed, as its settings are copied. An error that speaks of a LoRA names it in quotes, or its file; in the
+ * library, the file's name is a hash, so that the only LoRA of a job is known without a name.
+ */
+export function noteFailure({ error, params }) {
+  const names = [...new Set((params.loras ?? []).map((one) => one.name))];
+  const isNamed = (name) => [`'${name}'`, ...["", ".high", ".low"].map((expert) => ` ${name}${expert}.safetensors`)].some((one) => error.message.includes(one));
+  const loras = !error.message.includes("LoRA") ? [] : names.length === 1 ? names : names.filter(isNamed);
+  draft.failure = { message: error.message, loras };
+  afterDrawing(() => document.querySelector(".make-form .failure")?.scrollIntoView({ block: "nearest" }));
+}
+
+/** Why the job failed whose settings the form has, until what it blames is left out. */
+export function failure(entry) {
+  if (!draft.failure) return null;
+  const { message, loras } = draft.failure;
+  const rows = (entry.loras ? draft.loras : []).filter((_, index) => loras.includes(draft.filled.loras?.[index]?.name?.trim()));
+  if (loras.length && !rows.length) return null;
+  const name = (row) => draft.filled.loras[draft.loras.indexOf(row)].name;
+  return h(
+    "div",
+    { key: "failure", class: "note bad failure" },
+    h("p", null, `It failed: ${message}`),
+    rows.map((row) => button(`Remove the LoRA ${name(row)}`, () => leaveOut(row), { key: row })),
+  );
+}
+
+/** Removes a LoRA with a button that goes with it. */
+export function leaveOut(row) {
+  dropLora(row);
+  save();
+  focusCreate();
+}
+
+/** Gives the focus of a button that is gone to the one that creates the video. */
+export function focusCreate() {
+  afterDrawing(() => document.querySelector(".make-go .primary")?.focus({ preventScroll: true }));
 }
 
 export function presets(entry) {

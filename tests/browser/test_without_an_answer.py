@@ -51,6 +51,38 @@ def test_a_view_without_data_says_so_and_can_be_tried_again(
     expect(page.locator("#connection")).to_have_text("live")
 
 
+def test_only_an_answer_ends_that_requests_fail(open_page: Open, stack: Stack, watched: Watched) -> None:
+    page = open_page()
+    watched.away = True
+    everything = "**/api/**"  # but not the socket
+    page.route(everything, refuse)
+    load(page, stack, "overview")
+    connection, notice = page.locator("#connection"), page.locator("#notice")
+    expect(connection).to_have_text("requests fail, no data yet")
+    for view in ("gallery", "flows", "jobs"):  # the first two have a script that is loaded now, and ask nothing before
+        page.evaluate(
+            """view => {
+            window.said = [];
+            const [shown, toasts] = ["connection", "toasts"].map((id) => document.getElementById(id));
+            const note = () => said.push(shown.dataset.state, toasts.textContent);
+            window.noting?.disconnect();
+            window.noting = new MutationObserver(note);
+            noting.observe(document.body, { subtree: true, childList: true, attributes: true, characterData: true });
+            location.hash = view;
+        }""",
+            view,
+        )
+        expect(page.locator(f"#{view} .body")).to_contain_text(WANTING[view])
+        page.wait_for_timeout(300)
+        said = set(page.evaluate("said"))
+        assert not [one for one in said if "restored" in one or one == "live"], (view, said)
+        expect(connection).to_have_text("requests fail, no data yet")
+        expect(notice).to_contain_text("Some data could not be loaded")
+    page.unroute(everything, refuse)
+    expect(connection).to_have_text("live")
+    expect(notice).not_to_contain_text("could not be loaded")
+
+
 def test_a_job_that_could_not_be_loaded_is_tried_again(open_page: Open, stack: Stack, watched: Watched) -> None:
     page = open_page()
     watched.away = True

@@ -15,6 +15,9 @@ export class Unreachable extends Error {}
 /** The public path that prefixes every URL of the server; empty when it is served at the root of its host. */
 export const base = document.querySelector("meta[name=wanworks-base]").content;
 
+/** How many requests have been answered so far, whatever the answer was. */
+export const answers = { count: 0 };
+
 const TIMEOUT_MS = 20_000;
 
 export const get = (path, query = {}) => call("GET", path + queryString(query));
@@ -50,6 +53,7 @@ export async function call(method, path, { body, key, timeout = TIMEOUT_MS } = {
     });
     const text = await response.text();
     result = text ? parse(text) : null;
+    answers.count += 1;
   } catch (error) {
     throw new Unreachable("The server does not respond.", { cause: error });
   }

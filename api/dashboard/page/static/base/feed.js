@@ -1,7 +1,7 @@
 // Keeps the state up to date by WebSocket, or by polling every five seconds, and knows how old the data is.
 // Everything is loaded again every thirty seconds, because a message may be lost.
 
-import { Unreachable, base, get } from "./api.js";
+import { Unreachable, answers, base, get } from "./api.js";
 import * as load from "./load.js";
 import { mergePreview } from "../job/preview.js";
 import { changed, enterList, mergeAlert, mergeJobs, recount, state, whenEnded, whenMoved } from "./state.js";
@@ -55,9 +55,15 @@ export async function refresh() {
 
 export const isStale = (now = Date.now()) => feed.answeredAt !== null && now - feed.answeredAt > STALE_MS;
 
+/** Whether the server answers requests with data: its health may be good while they fail. */
+const probe = () => get("/healthz").then(load.essentials);
+
+/** Reads, and notes whether requests are answered. A read that needed no request says nothing about that. */
 async function guarded(read) {
+  const before = answers.count;
   try {
     await read();
+    if (answers.count === before) return changed();
     feed.isFailing = false;
     answered();
   } catch (error) {
@@ -107,7 +113,7 @@ async function tick() {
   const since = now - refreshedAt;
   polling = true;
   try {
-    if (feed.link === "lost") await guarded(() => get("/healthz").then(load.essentials)); // it may answer, but have no data
+    if (feed.link === "lost") await guarded(probe);
     else if (since > REFRESH_MS) await refresh();
     else if ((feed.link !== "live" || feed.isFailing || isStale(now)) && now - (feed.polledAt ?? 0) > POLL_MS) {
       feed.polledAt = now;
@@ -141,7 +147,7 @@ function reconnect() {
   failures += 1;
   if (feed.link === "live") {
     feed.link = "connecting";
-    guarded(() => get("/healthz")); // finds out whether only the socket or the whole server is gone
+    guarded(probe); // finds out whether only the socket or the whole server is gone
   }
   const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** failures) * (0.5 + Math.random() / 2);
   setTimeout(() => {

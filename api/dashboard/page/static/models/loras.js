@@ -1,10 +1,10 @@
 // The library of LoRAs on the view of models: what there is, uploads, fetches, sharing and removing.
 
-import { base, get, newKey, patch, post, Problem, remove } from "../base/api.js";
+import { base, fieldErrors, get, newKey, patch, post, Problem, remove, Unreachable } from "../base/api.js";
 import { awaited } from "../base/awaited.js";
-import { attempt, confirm } from "../base/dialogs.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { ago, bytes } from "../base/format.js";
+import { ago, bytes, sentence } from "../base/format.js";
 import { button, empty, select } from "../base/parts.js";
 import { changed, mergeJobs, state } from "../base/state.js";
 
@@ -110,14 +110,14 @@ function adding() {
     h("summary", null, "Add a LoRA"),
     h(
       "form",
-      { class: "lora-add", "aria-label": "Add a LoRA", on: { submit: add } },
+      { class: "lora-add", "aria-label": "Add a LoRA", on: { submit: add, input: forgive } },
       h("div", { class: "field" }, h("label", { for: "lora-file" }, "File"), h("input", { id: "lora-file", name: "file", type: "file", accept: ".safetensors", on: { change: named } })),
       h(
         "div",
         { class: "field" },
-        h("label", { for: "lora-source" }, "or address"),
+        h("label", { for: "lora-source" }, "Address"),
         h("input", { id: "lora-source", name: "source", placeholder: "https://…", autocomplete: "off", spellcheck: "false", maxlength: 2000 }),
-        h("p", { class: "hint" }, "A public address, or owner/repository/path.safetensors on the hub."),
+        h("p", { class: "hint" }, "Instead of a file: a public address, or owner/repository/path.safetensors on the hub."),
       ),
       h("div", { class: "field" }, h("label", { for: "lora-name" }, "Name"), h("input", { id: "lora-name", name: "name", required: true, maxlength: 128, autocomplete: "off", spellcheck: "false", pattern: "[A-Za-z0-9][A-Za-z0-9._\\-]*" })),
       select("For", "expert", [["both", "all experts"], ["high", "high noise"], ["low", "low noise"]], { value: "both" }),
@@ -145,27 +145,44 @@ async function add(event) {
   if (own.problem) return changed();
   own.sending = 0;
   changed();
-  const done = await attempt(async () => {
-    try {
-      if (file) {
-        await upload(file, { name, expert, description });
-        await loadLoras();
-        return "The LoRA is there. It is yours alone until you share it.";
-      }
+  try {
+    if (file) {
+      await upload(file, { name, expert, description });
+      await loadLoras();
+      showMessage("The LoRA is there. It is yours alone until you share it.", "good");
+    } else {
       const [owner, repository, ...path] = source.trim().split("/");
       const from = source.includes("://") ? { url: source.trim() } : { repo: `${owner}/${repository ?? ""}`, file: path.join("/") };
       const job = await post("/api/v1/loras/fetch", { name, expert, description, ...from }, { key: newKey() });
       mergeJobs([job]);
       location.hash = `job/${job.id}`;
-      return "It is being fetched.";
-    } catch (error) {
-      own.problem = error.errors?.map((one) => one.message).join(" ") || error.message;
-      throw error;
+      showMessage("It is being fetched.", "good");
     }
-  });
-  own.sending = null;
-  if (done) form.reset();
-  return changed();
+    form.reset();
+  } catch (error) {
+    if (!(error instanceof Problem || error instanceof Unreachable)) throw error;
+    own.problem = error.errors?.length ? error.errors.map((one) => refusal(one, Boolean(file))).join(" ") : error.message;
+  } finally {
+    own.sending = null;
+    changed();
+  }
+  return null;
+}
+
+const LABELS = { file: "File", name: "Name", expert: "For", description: "Description", url: "Address", repo: "Address" };
+
+/** Says what is wrong with a field, under the name that it has in this form. `isFile`: a file was sent, not an address. */
+function refusal({ field, message }, isFile) {
+  const label = field === "file" && !isFile ? LABELS.url : (LABELS[field] ?? sentence(field));
+  const goesOn = /^(is|has|must|needs|cannot|contains)\b/.test(message); // the field is its subject
+  return `${label}${goesOn ? " " : ": "}${message}${/[.!?]$/.test(message) ? "" : "."}`;
+}
+
+/** What was wrong is no news once the form has changed. */
+function forgive() {
+  if (own.problem === null) return;
+  own.problem = null;
+  changed();
 }
 
 /** Sends the file as it is, and shows how much of it was sent. `fetch` cannot tell. */
@@ -188,8 +205,7 @@ function upload(file, query) {
         // not JSON: an error page of a proxy
       }
       if (request.status < 300) return resolve(answer);
-      const errors = (answer.errors ?? []).map(({ loc, msg }) => ({ field: loc.at(-1), place: loc, message: msg }));
-      return reject(new Problem(request.status, answer.detail ?? `The server responded with status ${request.status}.`, errors));
+      return reject(new Problem(request.status, answer.detail ?? `The server responded with status ${request.status}.`, fieldErrors(answer)));
     });
     request.send(file);
   });

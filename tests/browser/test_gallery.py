@@ -181,6 +181,24 @@ def test_favourites_and_collections_by_mouse_and_key(opened: Callable[..., Page]
     assert site.get("/api/v1/collections") == {"data": []}
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_how_many_videos_are_compared_is_said_where_it_is_refused(opened: Callable[..., Page], width: int) -> None:
+    page = opened("?q=stored+number")
+    page.set_viewport_size({"width": width, "height": 844})
+    bar, picks = page.locator(".selection-bar"), page.locator(".pick")
+    picks.nth(0).click()
+    expect(bar).to_contain_text("Compare takes 2 to 4 videos.")
+    expect(bar.get_by_text("Compare takes")).to_be_in_viewport(ratio=1)
+    picks.nth(1).click()
+    expect(bar.get_by_role("button", name="Compare")).to_be_enabled()
+    expect(bar).not_to_contain_text("Compare takes")
+    for number in (2, 3, 4):
+        picks.nth(number).click()
+    expect(bar.get_by_role("button", name="Compare")).to_be_disabled()
+    expect(bar.get_by_text("Compare takes 2 to 4 videos.")).to_be_in_viewport(ratio=1)
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_range_is_selected_and_deleted_once_confirmed(opened: Callable[..., Page], site: Site) -> None:
     page = opened("?q=stored+number")
     picks = page.locator(".pick")

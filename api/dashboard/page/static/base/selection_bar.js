@@ -23,18 +23,19 @@ addEventListener("keydown", (event) => {
 
 /**
  * Returns the bar. `count`: how many are selected, `clear` ends the selection, `first` and `more`: the actions,
- * `remove`: the one that deletes.
+ * `remove`: the one that deletes. `hint`: why an action does not fit, in words, since a finger sees no tooltip.
  */
-export function selectionBar({ label, count, clear, first, more, remove }) {
+export function selectionBar({ label, count, clear, first, more, remove, hint }) {
   const isNarrow = narrow.matches;
   clearing.set(label, clear);
+  const why = hint ? h("span", { key: "why", class: "small muted why" }, hint) : null;
   return h(
     "div",
     { key: "selection", class: `selection-bar ${isNarrow ? "narrow" : ""}`, role: "group", "aria-label": label },
     h("strong", { role: "status" }, `${count} selected`),
     isNarrow ? null : button("Clear selection", clear, { key: "clear", kind: "quiet" }),
     first,
-    isNarrow ? null : more,
+    isNarrow ? null : [why, more],
     h("span", { key: "apart", class: "spacer" }),
     remove,
     isNarrow
@@ -48,5 +49,6 @@ export function selectionBar({ label, count, clear, first, more, remove }) {
           h("button", { key: "close", type: "button", class: "icon-button", "aria-label": "Clear selection", on: { click: clear } }, "✕"),
         ]
       : null,
+    isNarrow ? why : null,
   );
 }

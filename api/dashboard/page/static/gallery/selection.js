@@ -13,6 +13,7 @@ import { addTo, loadCollections, takeOut } from "./collections.js";
 import { clearSelection, loadFirst, own, reload } from "./gallery.js";
 import { focusCell } from "./grid.js";
 
+const [LEAST_COMPARED, MOST_COMPARED] = [2, 4];
 const MOST_ARCHIVED = 200;
 const MOST_AGAIN = 100; // each is a request
 const SHOWN = 10; // lines of a confirmation
@@ -21,12 +22,14 @@ const SHOWN = 10; // lines of a confirmation
 export function selection() {
   const now = () => [...own.selected.keys()];
   const ids = now();
+  const isComparable = ids.length >= LEAST_COMPARED && ids.length <= MOST_COMPARED;
   const isFew = ids.length <= MOST_ARCHIVED;
   return selectionBar({
     label: "Selected videos",
     count: number(ids.length),
     clear: clearSelection,
-    first: button("Compare", () => compare(now()), { key: "compare", disabled: (ids.length < 2 || ids.length > 4) && "Select two to four videos to compare them" }),
+    first: button("Compare", () => compare(now()), { key: "compare", disabled: !isComparable }),
+    hint: isComparable ? null : `Compare takes ${LEAST_COMPARED} to ${MOST_COMPARED} videos.`,
     more: [
       isFew
         ? h("a", { key: "zip", class: "button", href: `${base}/api/v1/gallery/archive.zip?jobs=${ids.join(",")}`, download: "videos.zip" }, "Download")

@@ -5,13 +5,14 @@ import uuid
 from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import Route, expect
+from playwright.sync_api import Page, Route, expect
 
 from shared import clock
 from shared.database.engine import Database
 from shared.database.tables import Job
 from tests.browser.conftest import Open, Watched
-from tests.browser.test_live_page import submit
+from tests.browser.test_accessibility import serious
+from tests.browser.test_live_page import later, submit
 from tests.support.stack import Stack
 
 # The second key comes before the browser has announced the address that the first one has set.
@@ -271,6 +272,91 @@ def test_at_most_two_messages_are_shown_and_confirmations_end_with_the_view(open
     expect(toast.locator("span:first-child")).to_have_text(["can be undone", "number 5"])
     page.evaluate("location.hash = 'alerts'")
     expect(toast.locator("span:first-child")).to_have_text(["can be undone"])
+
+
+def hit(page: Page, css: str) -> bool:
+    """Return whether a click on the middle of the last such element that is shown would hit it."""
+    found: bool = page.evaluate(
+        """css => {
+            const shown = [...document.querySelectorAll(css)].filter((one) => one.checkVisibility()).at(-1);
+            const { x, y, width, height } = shown.getBoundingClientRect();
+            return shown.contains(document.elementFromPoint(x + width / 2, y + height / 2));
+        }""",
+        css,
+    )
+    return found
+
+
+MESSAGE = """async () => {
+    const main = document.querySelector("script[src*=main]").src;
+    const { showMessage } = await import(main.replace("main.js", "base/dialogs.js"));
+    const text = "a long message of several lines ".repeat(8);
+    for (const one of ["first", "second"]) showMessage(`${one}: ${text}`, "bad", { milliseconds: Infinity });
+}"""
+
+
+def test_an_open_menu_is_above_messages(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="below a message", start_after=later())
+    page = open_page("#overview", viewport={"width": 390, "height": 844})
+    page.evaluate(MESSAGE)
+    expect(page.locator(".toast")).to_have_count(2)
+    page.locator(".side .more summary").click()
+    for name in ("API docs", "Devices", "Flows"):
+        expect(page.locator(".side .more").get_by_role("link", name=name)).to_be_visible()
+    assert hit(page, ".side .more li:last-child a")
+    assert hit(page, ".side .more li:first-child a")
+    page.keyboard.press("Escape")
+    page.locator("h1:visible").click()
+    assert hit(page, ".toast .quiet"), "without a menu, the message is above"
+
+    page.evaluate("location.hash = 'jobs?order=newest'")
+    page.locator(f"[data-job='{job}'] .pick input, [data-job='{job}'] input").first.check()
+    page.locator(".selection-bar details summary").click()
+    assert hit(page, ".selection-bar .menu-body select")
+    page.evaluate(f"location.hash = 'job/{job}'")
+    page.get_by_role("dialog").locator(".copies summary").click()
+    assert hit(page, ".copies li:last-child button")
+    stack.request("DELETE", f"/api/v1/jobs/{job}")
+
+
+def test_the_error_of_a_form_ends_with_its_view(open_page: Open, stack: Stack, watched: Watched) -> None:
+    page = open_page("#alerts")
+    toast = page.locator(".toast.bad")
+    page.route("**/acknowledge", lambda route: route.fulfill(status=500, json={"detail": "Not now."}))
+    page.get_by_role("button", name="Acknowledge").first.click()
+    expect(toast).to_contain_text("Not now.")
+    page.evaluate("location.hash = 'jobs'")
+    expect(toast).to_have_count(0)
+    watched.complaints = [one for one in watched.complaints if "500" not in one]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_what_is_set_into_a_row_is_told_apart_from_a_hovered_and_a_selected_one(
+    open_page: Open, stack: Stack, scheme: str
+) -> None:
+    job = stack.submit(prompt="grey on grey", start_after=later())
+    page = open_page("#jobs?order=newest", color_scheme=scheme)
+    row = page.locator(f"#jobs tr[data-job='{job}']")
+    contrast = """row => {
+        const light = (element) => {
+            const { backgroundColor } = getComputedStyle(element);
+            const parts = backgroundColor.match(/[0-9.]+/g).slice(0, 3).map((one) => one / 255);
+            const [r, g, b] = parts.map((one) => (one <= 0.03928 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4));
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+        };
+        return [".badge", ".frame"].map((css) => {
+            const both = [light(row), light(row.querySelector(css))];
+            return Math.max(...both) / Math.min(...both);
+        });
+    }"""
+    row.hover()
+    assert min(row.evaluate(contrast)) > 1.1, row.evaluate(contrast)
+    row.locator("input[type=checkbox]").check()
+    expect(row).to_have_class(re.compile("selected"))
+    page.locator("h1:visible").hover()
+    assert min(row.evaluate(contrast)) > 1.1, row.evaluate(contrast)
+    assert not serious(page)
+    stack.request("DELETE", f"/api/v1/jobs/{job}")
 
 
 def test_a_paused_queue_is_named_above_the_list_and_resumed_there(open_page: Open, stack: Stack, paused: None) -> None:

@@ -213,7 +213,7 @@ def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(
     note, bar = page.locator(".make-form .failure"), page.locator(".make-go")
     expect(note).to_contain_text("It failed: The LoRA file broken.safetensors is damaged")
     expect(note).to_be_in_viewport(ratio=1)
-    expect(bar.locator(".chip").filter(has_text="LoRA")).to_have_text("LoRA broken × -0.5✕")
+    expect(bar.locator(".chip").filter(has_text="LoRA")).to_have_text("LoRA broken \u00d7 -0.5✕")
     page.reload()
     expect(note).to_be_visible()
     note.get_by_role("button", name="Remove the LoRA broken").click()
@@ -223,7 +223,7 @@ def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(
     expect(page.get_by_role("button", name="Create video")).to_be_focused()
     page.reload()  # the address names the job: its settings are copied again, as it had them
     expect(note).to_be_visible()
-    page.get_by_role("button", name="LoRA broken × -0.5, leave it out").click()
+    page.get_by_role("button", name="LoRA broken \u00d7 -0.5, leave it out").click()
     expect(note).to_have_count(0)
     page.get_by_role("button", name="Create video").click()
     expect(page.locator("[data-submitted]").first).to_contain_text("succeeded", timeout=60_000)

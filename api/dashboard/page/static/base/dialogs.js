@@ -46,7 +46,7 @@ function placeToasts() {
  * dismissed. `actions` [{text, act}] or [{text, href}]: buttons and links in it, each of which closes it; `dismissed` is
  * called when the user closes it. It takes the place of a message with the same `key`, or with the same text and no
  * actions. `only`: an action of it, such as Undo, cannot be reached otherwise, so newer messages do not replace it;
- * `stays`: it is shown in other views too, as news and errors are. Returns a function that closes it earlier.
+ * `stays`: it is shown in other views too, as news and errors are, but for those of a form. Returns a function that closes it earlier.
  */
 export function showMessage(
   text,
@@ -173,14 +173,17 @@ export function confirm({ title, text, lines = [], whole = false, yes, no = "Can
   });
 }
 
-/** Runs a button's action and shows an error message if it fails. Resolves to whether it succeeded. */
-export async function attempt(action, done) {
+/**
+ * Runs a button's action and shows an error message if it fails. Resolves to whether it succeeded. `ofForm`: the action
+ * sends a form, so that its error ends with the form's view.
+ */
+export async function attempt(action, done, { ofForm = false } = {}) {
   try {
     const message = (await action()) || done;
     if (message) showMessage(message, "good");
     return true;
   } catch (error) {
-    showMessage(error.message, "bad");
+    showMessage(error.message, "bad", { stays: !ofForm });
     return false;
   }
 }

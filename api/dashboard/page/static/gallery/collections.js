@@ -91,7 +91,7 @@ async function create() {
   await attempt(async () => {
     made = await post("/api/v1/collections", { name });
     await loadCollections();
-  }, "The collection is created");
+  }, "The collection is created", { ofForm: true });
   return made?.id ?? null;
 }
 
@@ -108,7 +108,7 @@ async function rename(one) {
   await attempt(async () => {
     await call("PATCH", `/api/v1/collections/${one.id}`, { body: { name } });
     await loadCollections();
-  }, "The collection is renamed");
+  }, "The collection is renamed", { ofForm: true });
 }
 
 async function erase(one, goTo) {

@@ -265,7 +265,7 @@ async function download(model, one) {
 }
 
 async function manage(model, one, action, more = {}) {
-  await attempt(async () => {
+  const send = async () => {
     const answer = await post("/api/v1/models/download/manage", {
       model_id: model.model_id,
       node: one.node,
@@ -274,7 +274,8 @@ async function manage(model, one, action, more = {}) {
     });
     showMessage(answer.message, answer.success ? "good" : "info");
     await Promise.all([load.models(), load.active()]);
-  });
+  };
+  await attempt(send, null, { ofForm: action === "bandwidth" });
 }
 
 function limit(event, model, one) {

@@ -63,7 +63,7 @@ function length(entry) {
       h("p", { class: "hint" }, `${number(entry.frames[0] / fps, 1)} to ${number(entry.frames[1] / fps, 1)} s at ${fps} frames a second`),
       problem("seconds"),
     ),
-    count("frames", "Frames", entry.frames, frames, undefined, false, `${entry.frames[0]} to ${entry.frames[1]}`),
+    count("frames", "Frames", entry.frames, frames, undefined, false, draft.errors.frames ? null : `${entry.frames[0]} to ${entry.frames[1]}`),
     count("count", "Videos", [1, MOST_VIDEOS], draft.filled.count ?? "", "1", false, `Up to ${MOST_VIDEOS} at once, each with its own seed.`),
   );
 }

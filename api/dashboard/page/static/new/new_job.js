@@ -89,7 +89,7 @@ export async function startFrom(query) {
   from = id;
   if (!id || id === before) return;
   const job = state.jobs.get(id) ?? (await load.one(id).catch(() => null));
-  if (job?.type !== "generation") return showMessage("That job no longer exists; its settings could not be copied.", "bad");
+  if (job?.type !== "generation") return showMessage("That job no longer exists; its settings could not be copied.", "bad", { stays: false });
   const { image, last_image, ...params } = job.params;
   const fallback = params.fallback?.length ? params.fallback : undefined;
   draft.model_id ??= chosen().model_id;
@@ -105,7 +105,7 @@ export async function startFrom(query) {
     await takeFrom(`${base}/api/v1/jobs/${id}/image`);
     if (last_image) await takeFrom(`${base}/api/v1/jobs/${id}/image?which=last_image`, "last_image");
   } catch (error) {
-    showMessage(`The picture could not be copied: ${error.message} Choose it again.`, "bad");
+    showMessage(`The picture could not be copied: ${error.message} Choose it again.`, "bad", { stays: false });
   }
   return null;
 }

@@ -135,5 +135,5 @@ function receive(file) {
   const entry = chosen();
   if (entry.image !== "refused") return take(file);
   const other = state.catalogue.find((one) => one.image === "required" && state.models?.[one.model_id]?.is_available) ?? state.catalogue.find((one) => one.image !== "refused");
-  return showMessage(`${entry.model_id} makes videos from text alone.${other ? ` Choose ${other.model_id} to start from a picture.` : ""}`, "bad");
+  return showMessage(`${entry.model_id} makes videos from text alone.${other ? ` Choose ${other.model_id} to start from a picture.` : ""}`, "bad", { stays: false });
 }

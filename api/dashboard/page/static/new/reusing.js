@@ -122,7 +122,7 @@ function keep(entry) {
   const kept = stored.savePreset(name, rest);
   field.value = "";
   changed();
-  return showMessage(kept ? `The preset ${name} is saved in this browser.` : "The browser's storage is unavailable.", kept ? "good" : "bad");
+  return showMessage(kept ? `The preset ${name} is saved in this browser.` : "The browser's storage is unavailable.", kept ? "good" : "bad", { stays: false });
 }
 
 function apply(event, name) {

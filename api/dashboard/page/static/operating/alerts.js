@@ -110,7 +110,7 @@ function acknowledge(event, alert) {
   return attempt(async () => {
     mergeAlert(await post(`/api/v1/dashboard/alerts/${alert.id}/acknowledge`, by ? { by } : undefined));
     changed();
-  }, "Acknowledged");
+  }, "Acknowledged", { ofForm: true });
 }
 
 function remembered() {

@@ -28,6 +28,7 @@ addEventListener("keydown", (event) => {
 export function selectionBar({ label, count, clear, first, more, remove, hint }) {
   const isNarrow = narrow.matches;
   clearing.set(label, clear);
+  // Below the actions, so that they keep their places.
   const why = hint ? h("span", { key: "why", class: "small muted why" }, hint) : null;
   return h(
     "div",
@@ -35,7 +36,7 @@ export function selectionBar({ label, count, clear, first, more, remove, hint })
     h("strong", { role: "status" }, `${count} selected`),
     isNarrow ? null : button("Clear selection", clear, { key: "clear", kind: "quiet" }),
     first,
-    isNarrow ? null : [why, more],
+    isNarrow ? null : more,
     h("span", { key: "apart", class: "spacer" }),
     remove,
     isNarrow
@@ -49,6 +50,6 @@ export function selectionBar({ label, count, clear, first, more, remove, hint })
           h("button", { key: "close", type: "button", class: "icon-button", "aria-label": "Clear selection", on: { click: clear } }, "✕"),
         ]
       : null,
-    isNarrow ? why : null,
+    why,
   );
 }

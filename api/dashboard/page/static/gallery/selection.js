@@ -22,14 +22,15 @@ const SHOWN = 10; // lines of a confirmation
 export function selection() {
   const now = () => [...own.selected.keys()];
   const ids = now();
-  const isComparable = ids.length >= LEAST_COMPARED && ids.length <= MOST_COMPARED;
+  const isTooMany = ids.length > MOST_COMPARED;
   const isFew = ids.length <= MOST_ARCHIVED;
   return selectionBar({
     label: "Selected videos",
     count: number(ids.length),
     clear: clearSelection,
-    first: button("Compare", () => compare(now()), { key: "compare", disabled: !isComparable }),
-    hint: isComparable ? null : `Compare takes ${LEAST_COMPARED} to ${MOST_COMPARED} videos.`,
+    first: button("Compare", () => compare(now()), { key: "compare", disabled: ids.length < LEAST_COMPARED ? "Select another video to compare them" : isTooMany }),
+    // With one video, a line of its own would only cover what is chosen next.
+    hint: !isTooMany ? null : `Compare takes ${LEAST_COMPARED} to ${MOST_COMPARED} videos.`,
     more: [
       isFew
         ? h("a", { key: "zip", class: "button", href: `${base}/api/v1/gallery/archive.zip?jobs=${ids.join(",")}`, download: "videos.zip" }, "Download")

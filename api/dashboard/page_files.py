@@ -28,6 +28,7 @@ _LATER = (
     "models/models.js",
     "models/choosing.js",
     "models/cleanup.js",
+    "models/loras.js",
     "operating/alerts.js",
     "operating/devices.js",
     "operating/steering.js",

@@ -12,7 +12,6 @@ import { closeJob, drawJob, openJob, watched } from "./job/job_dialog.js";
 import * as load from "./base/load.js";
 import * as menus from "./base/menus.js";
 import { loading } from "./base/parts.js";
-import { loadLoras } from "./models/loras.js";
 import { newJob, startFrom } from "./new/new_job.js";
 import { announceEnds } from "./new/recent.js";
 import { overview } from "./overview/overview.js";
@@ -38,7 +37,6 @@ const root = document.documentElement;
 const byId = (id) => document.getElementById(id);
 const titles = Object.fromEntries(Object.keys(VIEWS).map((name) => [name, byId(`h-${name}`).textContent]));
 
-state.readLoras = loadLoras;
 
 let view = null;
 let behind = "jobs"; // the address to return to when a job's dialog closes

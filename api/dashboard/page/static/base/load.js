@@ -192,7 +192,13 @@ const gallery = () => state.gallery && part("gallery-view", state.gallery.load);
 /** Loads the jobs that were submitted in this browser. */
 const submitted = () => part("submitted", () => state.readSubmitted());
 
-const loras = () => part("loras", () => state.readLoras());
+/** Loads the LoRAs that the caller may use: the library shows them, the form names them. */
+export async function readLoras() {
+  state.loras = (await get("/api/v1/loras")).data;
+  changed();
+}
+
+const loras = () => part("loras", readLoras);
 
 const PARTS = {
   gallery: [gallery],

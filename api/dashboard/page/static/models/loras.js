@@ -1,21 +1,15 @@
 // The library of LoRAs on the view of models: what there is, uploads, fetches, sharing and removing.
 
-import { base, fieldErrors, get, newKey, patch, post, Problem, remove, Unreachable } from "../base/api.js";
+import { base, fieldErrors, newKey, patch, post, Problem, remove, Unreachable } from "../base/api.js";
 import { awaited } from "../base/awaited.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, bytes, sentence } from "../base/format.js";
+import { readLoras } from "../base/load.js";
 import { button, empty, select } from "../base/parts.js";
 import { changed, mergeJobs, state } from "../base/state.js";
 
-const own = { rows: null, sending: null, problem: null };
-
-/** Loads the list. */
-export async function loadLoras() {
-  own.rows = (await get("/api/v1/loras")).data;
-  state.loras = own.rows.map((one) => one.name);
-  changed();
-}
+const own = { sending: null, problem: null };
 
 export function loras() {
   const maySubmit = document.body.dataset.scopes.includes("submit") || document.body.dataset.scopes.includes("admin");
@@ -23,8 +17,8 @@ export function loras() {
     "section",
     { class: "panel loras-panel", "aria-labelledby": "h-loras", key: "loras" },
     h("h2", { id: "h-loras" }, "LoRAs"),
-    awaited("loras", "LoRAs", own.rows),
-    !own.rows ? null : own.rows.length ? table(own.rows) : empty("No LoRAs yet. One that you add is yours alone until you share it."),
+    awaited("loras", "LoRAs", state.loras),
+    !state.loras ? null : state.loras.length ? table(state.loras) : empty("No LoRAs yet. One that you add is yours alone until you share it."),
     maySubmit ? adding() : null,
   );
 }
@@ -90,7 +84,7 @@ function use(name) {
 function share(one) {
   return attempt(async () => {
     await patch(`/api/v1/loras/${one.id}`, { shared: !one.shared });
-    await loadLoras();
+    await readLoras();
   }, one.shared ? "It is yours alone again." : "Every key may use it.");
 }
 
@@ -99,7 +93,7 @@ async function drop(one) {
   if (!(await confirm({ title: "Remove this LoRA?", text, lines: [one.name], yes: "Remove" }))) return;
   await attempt(async () => {
     await remove(`/api/v1/loras/${one.id}`);
-    await loadLoras();
+    await readLoras();
   }, "Removed");
 }
 
@@ -148,7 +142,7 @@ async function add(event) {
   try {
     if (file) {
       await upload(file, { name, expert, description });
-      await loadLoras();
+      await readLoras();
       showMessage("The LoRA is there. It is yours alone until you share it.", "good");
     } else {
       const [owner, repository, ...path] = source.trim().split("/");

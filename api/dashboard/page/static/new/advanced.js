@@ -91,7 +91,7 @@ function loras() {
     { key: "loras", name: "loras", class: "loras" },
     h("legend", null, "LoRAs"),
     draft.loras.map(row),
-    h("datalist", { id: "known-loras", key: "known" }, (state.loras ?? []).map((name) => h("option", { key: name, value: name }))),
+    h("datalist", { id: "known-loras", key: "known" }, (state.loras ?? []).map(({ name }) => h("option", { key: name, value: name }))),
     problem("loras"),
     h(
       "div",

@@ -36,7 +36,7 @@ export function estimateBar(entry, take, newest) {
   const { count } = settings(entry);
   return h(
     "div",
-    { class: "make-bar", key: "bar" },
+    { class: "make-bar", key: "bar", heir: ".make-go .primary" },
     newest ? inBrief(newest) : null,
     h(
       "section",

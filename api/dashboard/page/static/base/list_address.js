@@ -1,7 +1,7 @@
 // The list's state in the address: filters, search, dates, order, page size and page. Pure functions.
 
 export const NAMES = ["type", "status", "model_id", "batch_id", "search", "from", "to"];
-export const TYPES = ["generation", "download", "integrity_check", "cleanup", "prepare", "benchmark", "bulk"];
+export const TYPES = ["generation", "download", "integrity_check", "cleanup", "prepare", "benchmark", "lora_fetch", "bulk"];
 export const STATES = ["queued", "running", "paused", "succeeded", "failed", "cancelled"];
 export const ORDERS = ["queue", "newest", "oldest"];
 export const SIZES = [10, 25, 50, 100];

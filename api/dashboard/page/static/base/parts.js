@@ -127,12 +127,23 @@ export const placeTags = (job) => [
   job.priority === "normal" ? null : h("span", { class: "tag" }, job.priority),
 ];
 
+const KINDS = {
+  download: "Download",
+  integrity_check: "Integrity check",
+  cleanup: "Cleanup",
+  prepare: "Preparation",
+  benchmark: "Benchmark",
+  lora_fetch: "LoRA fetch",
+};
+
 /** Returns a job's title: its prompt, or what it does. */
 export function titleOf(job) {
   if (job.type === "generation") return job.params.prompt;
   if (job.type === "bulk") return `${sentence(job.params.action)}: all jobs that match`;
-  const what = { download: "Download of", integrity_check: "Integrity check of", cleanup: "Cleanup of", prepare: "Preparation of" }[job.type] ?? job.type;
-  return `${what} ${job.model_id ?? (job.type === "cleanup" ? `node ${job.params.node}` : "all models")}`;
+  const kind = KINDS[job.type] ?? job.type;
+  if (job.type === "cleanup") return `${kind} of node ${job.params.node}`;
+  if (job.type === "lora_fetch") return `${kind} of ${job.params.name}`;
+  return `${kind} of ${job.model_id ?? "all models"}`;
 }
 
 export const artifactOf = (job, kind) => job.result?.artifacts?.find?.((one) => one.kind === kind) ?? null;

@@ -176,7 +176,7 @@ class Access:
         return self._signing_key
 
 
-@lru_cache(maxsize=1000)
+@lru_cache(maxsize=100)  # of few values: clients choose them, and each may be long
 def _other_host(named: str, own: str) -> str | None:
     """Return the host that a `Host` header names, if it is neither `own` nor a local name or address."""
     try:

@@ -866,7 +866,7 @@ def test_a_cancel_that_comes_too_late_is_no_error(
     expect(page.locator(".toast", has_text="Cancelling")).to_have_count(0)
     assert stack.job(job)["status"] == "succeeded"
 
-    # The same where the page does not know yet that it has ended: the server says so.
+    # If the page has not heard of the end yet, the server refuses the cancel, and the message is the same.
     page.route("**/cancel", lambda route: route.fulfill(status=409, json={"detail": "The job has already succeeded"}))
     other = stack.submit(prompt="ended unseen", start_after=clock.iso(clock.now() + timedelta(hours=1)))
     page.locator(f"[data-job='{other}']").get_by_role("button", name="Cancel:").click()

@@ -692,7 +692,7 @@ def test_a_message_and_its_buttons_are_above_the_dialog_that_is_open(open_page: 
     page = open_page(f"#job/{job}")
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Cancel:").click()
-    page.get_by_role("button", name="Undo").click()  # refused if anything covers it
+    dialog.locator("#toasts").get_by_role("button", name="Undo").click()  # refused if anything covers it
     expect(dialog.get_by_role("button", name="Cancel:")).to_have_text("Cancel")
     dialog.get_by_role("button", name="Delete").click()
     question = page.get_by_role("dialog", name="Delete this job?")

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Collection
-from typing import Protocol
+from typing import Any, Protocol
 
 from pydantic_core import ErrorDetails
 
+from shared import invalid_values
 from shared.errors import ConfigurationError
 from wanworks import config_file
 
@@ -84,11 +85,26 @@ def refuse_old_names() -> None:
         raise ConfigurationError(f"{'; '.join(found)}: rename it")
 
 
-def describe(error: ErrorDetails, given: Collection[str], fields: Collection[str]) -> str:
-    """Return the message for one error. `given`: settings given on the command line; `fields`: all settings."""
+def describe(error: ErrorDetails, given: Collection[str], fields: Collection[str], secrets: Collection[str]) -> str:
+    """Return the message for one error, with the value if it is a number.
+
+    Any other value is not repeated, because it may be a secret under the wrong name. `given`: settings given on the
+    command line; `fields`: all settings; `secrets`: those whose numbers are not repeated either.
+    """
     if not error["loc"]:
         return error["msg"].removeprefix("Value error, ")  # a contradiction, which names its settings itself
-    return f"{_source(str(error['loc'][0]), given, fields)}: {error['msg']}"
+    name = str(error["loc"][0])
+    said = invalid_values.message(error, bare=True, private=name in secrets or not _is_number(error["input"]))
+    return f"{_source(name, given, fields)}: {said}"
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether the value is a number, or a text of one."""
+    try:
+        float(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not isinstance(value, bool)
 
 
 def _source(name: str, given: Collection[str], fields: Collection[str]) -> str:

@@ -522,14 +522,15 @@ class Settings(BaseSettings):
 def load(**overrides: Any) -> Settings:
     """Return the settings from the file and the environment, overridden by `overrides` other than None.
 
-    Raises ConfigurationError, which names each wrong setting and its source (variable or file), but not its value.
+    Raises ConfigurationError, which names each wrong setting, its source (variable or file), and its value if it
+    is a number.
     """
     given = {name: value for name, value in overrides.items() if value is not None}
     setting_checks.refuse_old_names()
     try:
         return Settings(**given)
     except ValidationError as error:
-        problems = (setting_checks.describe(item, given, Settings.model_fields) for item in error.errors())
+        problems = (setting_checks.describe(item, given, Settings.model_fields, secrets()) for item in error.errors())
         raise ConfigurationError("; ".join(problems)) from None
 
 

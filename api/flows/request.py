@@ -88,7 +88,7 @@ def _schema_errors(fields: dict[str, Any]) -> list[FieldError]:
     try:
         FlowRequest.model_validate(fields)
     except ValidationError as error:
-        return list(invalid(error, "body").errors)
+        return list(invalid(error, "body", FlowRequest).errors)
     return []
 
 
@@ -120,7 +120,7 @@ def _read(index: int, raw: Any, wrong: list[FieldError]) -> _Read:
         try:
             frames[field] = ImageFrom.model_validate(params.pop(field))
         except ValidationError as error:
-            wrong += [_of_params(index, one, field) for one in invalid(error, "body").errors]
+            wrong += [_of_params(index, one, field) for one in invalid(error, "body", ImageFrom).errors]
     place = Place(index, kept.get("name"), tuple(names), frames, type in (GENERATION, None))
     read = _Read(place, type, params, kept.get("on_failure", "skip"))
     if params is not None and type == GENERATION:

@@ -130,7 +130,7 @@ def validated(fields: dict[str, Any], model: type[Body]) -> Body:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise invalid(error, "body") from None
+        raise invalid(error, "body", model) from None
 
 
 def valid_part(
@@ -143,7 +143,7 @@ def valid_part(
     try:
         return model.model_validate(fields), wrong
     except ValidationError as error:
-        found = invalid(error, "body").errors
+        found = invalid(error, "body", model).errors
     named = {one.loc[1] for one in found if len(one.loc) > 1}
     kept = {name: value for name, value in fields.items() if name not in named}
     if "prompt" in named:

@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared import errors
+from shared import errors, invalid_values
 from shared.errors import FieldError, InvalidField, WanworksError
 
 log = logging.getLogger(__name__)
@@ -92,10 +93,10 @@ def status_of(error: Exception) -> int:
     return error.status_code if isinstance(error, HTTPException) else _status(error) or 500
 
 
-def invalid(error: ValidationError, where: Literal["body", "query"]) -> InvalidField:
-    """Convert pydantic's errors to InvalidField."""
-    found = error.errors(include_url=False, include_context=False, include_input=False)
-    return InvalidField(*(_field_error(where, item) for item in found[:_MAX_ERRORS]))
+def invalid(error: ValidationError, where: Literal["body", "query"], model: type[BaseModel]) -> InvalidField:
+    """Convert pydantic's errors about a `model` to InvalidField."""
+    found = error.errors(include_url=False)
+    return InvalidField(*(_field_error(where, model, item) for item in found[:_MAX_ERRORS]))
 
 
 def _status(error: Exception) -> int | None:
@@ -139,11 +140,13 @@ def _envelope(
     return Response(json.dumps({"error": error}), status, extra, "application/json")
 
 
-def _field_error(where: str, item: Any) -> FieldError:
+def _field_error(where: str, model: type[BaseModel], item: ErrorDetails) -> FieldError:
     loc = tuple(part if isinstance(part, int) else str(part)[:100] for part in item["loc"])
-    msg = str(item["msg"]).removeprefix("Value error, ")
     if item["type"] == "extra_forbidden":
-        msg = "there is no such field" if where == "body" else "there is no such query parameter"
+        noun = "field" if where == "body" else "query parameter"
+        msg = invalid_values.unknown(loc[-1], invalid_values.names_at(model, item["loc"]), noun)
+    else:
+        msg = invalid_values.message(item, bare=where == "query")
     return FieldError((where, *loc), msg[:300], item["type"])
 
 

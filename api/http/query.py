@@ -44,7 +44,7 @@ def read_query(request: Request, model: type[Query]) -> Query:
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise invalid(error, "query") from None
+        raise invalid(error, "query", model) from None
 
 
 def job_id_of(request: Request) -> str:

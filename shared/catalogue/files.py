@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from shared import invalid_values
 from shared.catalogue import presets
 from shared.catalogue.entries import CatalogueEntry, extended
 from shared.errors import ConfigurationError
@@ -61,7 +62,7 @@ def _entry(path: Path, text: str, model_id: str, table: Any, entries: Mapping[st
     except ValidationError as error:
         first = error.errors()[0]
         keys = [str(part) for part in first["loc"]]
-        raise refuse(f"{'.'.join(keys) or 'entry'}: {first['msg']}", *keys) from None
+        raise refuse(f"{'.'.join(keys) or 'entry'}: {invalid_values.message(first)}", *keys) from None
 
 
 def _follow(entries: dict[str, CatalogueEntry], own: set[str]) -> None:

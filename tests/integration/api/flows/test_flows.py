@@ -69,7 +69,7 @@ def test_a_flow_is_accepted_and_shown(client: TestClient, database: Database) ->
 @pytest.mark.parametrize(
     ("jobs", "field", "says"),
     [
-        ([], "jobs", "at least 1"),
+        ([], "jobs", "must not be empty"),
         ([job(f"j{at}") for at in range(201)], "jobs", "at most 200"),
         ([job("a"), job("a")], "jobs.1.name", "jobs.0"),
         ([job("a", "a")], "jobs.0.depends_on.0", "itself"),
@@ -85,7 +85,7 @@ def test_a_flow_is_accepted_and_shown(client: TestClient, database: Database) ->
         ([job("a", params={"model_id": "none"})], "jobs.0.params.model_id", "available"),
         ([job("a", params={"image": {"from": "x"}})], "jobs.0.params.image.from", "no job 'x'"),
         ([job("a", params={"image": {"from": "a"}})], "jobs.0.params.image.from", "itself"),
-        ([job("a", params={"image": {"frame": 1}})], "jobs.0.params.image.from", "required"),
+        ([job("a", params={"image": {"frame": 1}})], "jobs.0.params.image.from", "missing"),
         ([job("a", params={"image": {"from": "a", "frame": -1}})], "jobs.0.params.image.frame", "number of a frame"),
     ],
 )  # fmt: skip

@@ -61,7 +61,7 @@ export async function call(method, path, { body, key, timeout = TIMEOUT_MS } = {
   if (response.status === 401) location.assign(`${base}/login${location.hash}`); // the session has expired, or its key was revoked
   throw new Problem(
     response.status,
-    plain(result?.detail ?? `The server responded with status ${response.status}.`),
+    result?.detail ?? `The server responded with status ${response.status}.`,
     fieldErrors(result),
     result ?? {},
   );
@@ -75,27 +75,10 @@ function parse(text) {
   }
 }
 
-// The sentences in which pydantic refuses a value, and what they say.
-const SENTENCES = [
-  [/Input should be greater than or equal to ([^;]+)/g, "at least $1"],
-  [/Input should be less than or equal to ([^;]+)/g, "at most $1"],
-  [/Input should be greater than ([^;]+)/g, "more than $1"],
-  [/Input should be less than ([^;]+)/g, "less than $1"],
-  [/Input should be a valid integer[^;]*/g, "a whole number"],
-  [/Input should be a (?:valid|finite) number[^;]*/g, "a number"],
-  [/Input should be a valid string/g, "a text"],
-  [/Input should be a valid boolean[^;]*/g, "yes or no"],
-  [/Input should be ('[^;]+)/g, "one of $1"],
-  [/(?:String|List|Dictionary) should have (at (?:least|most) \d+ (?:characters?|items?))(?: after validation, not \d+)?/g, "$1"],
-  [/Field required/g, "is missing"],
-];
-
-const plain = (text) => SENTENCES.reduce((said, [sentence, words]) => said.replace(sentence, words), text);
-
 /** Returns the wrong fields of a response: [{field, place, message}]. */
 export function fieldErrors(result) {
   return (result?.errors ?? []).map(({ loc, msg }) => {
     const place = ["body", "query", "header"].includes(loc[0]) ? loc.slice(1) : loc;
-    return { field: String(place[0] ?? ""), place, message: plain(msg) };
+    return { field: String(place[0] ?? ""), place, message: msg };
   });
 }

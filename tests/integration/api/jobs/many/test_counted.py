@@ -68,9 +68,9 @@ def test_a_random_first_seed_leaves_room_for_the_others(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("fields", "field", "says"),
     [
-        ({"count": 0}, "count", "greater than or equal to 1"),
-        ({"count": 17}, "count", "less than or equal to 16"),
-        ({"count": "3"}, "count", "valid integer"),
+        ({"count": 0}, "count", "must be at least 1, not 0"),
+        ({"count": 17}, "count", "must be at most 16, not 17"),
+        ({"count": "3"}, "count", "must be a whole number, not '3'"),
         ({"count": 3, "seed": MAX_SEED - 1}, "seed", f"allowed: at most {MAX_SEED - 2}"),
     ],
 )

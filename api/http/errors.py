@@ -1,4 +1,6 @@
-"""Map exceptions to error responses: RFC 9457 problem documents and, under `/v1/`, the `openai` client's envelope.
+"""Map exceptions to error responses.
+
+They are RFC 9457 problem documents, under `/v1/` the `openai` client's envelope, and pages for browsers.
 
 No traceback, path, SQL or secret reaches the client: unexpected errors are logged with the request id and answered
 with a general message.
@@ -16,6 +18,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from api.http import pages
 from shared import errors, invalid_values
 from shared.errors import FieldError, InvalidField, WanworksError
 
@@ -51,9 +54,11 @@ _NO_RETRY = frozenset({409, 507})  # the client retries these unless a header fo
 def problem(
     request: Request, status: int, code: str, detail: str, headers: dict[str, str] | None = None, **more: Any
 ) -> Response:
-    """Return a problem document, or the `openai` client's envelope for routes under `/v1/`."""
+    """Return a problem document, the `openai` client's envelope for routes under `/v1/`, or a page for browsers."""
     if str(request.scope["path"]).startswith(CONVENTION):
         return _envelope(status, code, detail, headers or {}, more.get("errors", ()))
+    if pages.wanted(request):
+        return pages.error(request, status, detail[:_MAX_DETAIL], request_id(request), headers or {})
     body = {
         "type": f"urn:wanworks:problem:{code}",
         "title": HTTPStatus(status).phrase,

@@ -28,6 +28,7 @@ class SubPath:
             query = f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
             await RedirectResponse(f"{self._path}/{query}", 308)(scope, receive, send)
             return
+        scope = {**scope, "wanworks.public_path": self._path}
         if (path := within(scope["path"], self._path)) is not None:
             raw = within(scope.get("raw_path", b"").decode("latin-1"), self._path)
             scope = {**scope, "path": path, "raw_path": (raw if raw is not None else quote(path)).encode("latin-1")}

@@ -6,7 +6,6 @@ Its unprotected `/metrics` is not passed on.
 
 import threading
 import time
-from html import escape
 
 import anyio
 import httpx
@@ -41,21 +40,7 @@ _POLICY = (
 )
 
 
-_AWAY_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"
-_AWAY = """<!DOCTYPE html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Flower - wanworks</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ margin: 15vh auto; width: min(36rem, 90vw); font: 16px/1.5 system-ui, sans-serif; }}
-</style>
-<h1>Flower does not respond</h1>
-<p>{reason}</p>
-<p>Jobs do not need it. It may be off, or starting: reload this page, or go <a href="{home}">back to wanworks</a>.</p>
-</html>
-"""
+_OPTIONAL = "Jobs do not need it. It may be off, or starting: try again in a few seconds."
 
 
 class FlowerUnavailable(Unavailable):
@@ -104,21 +89,7 @@ async def with_slash(context: Context, request: Request, query: BaseModel) -> Re
 
 
 async def proxied(context: Context, request: Request, query: BaseModel) -> Response:
-    """Return Flower's response. While Flower is off, a browser gets a page with that message.
-
-    Raises NotFound, TooLarge or FlowerUnavailable.
-    """
-    try:
-        return await _proxied(context, request)
-    except FlowerUnavailable as error:
-        if request.method != "GET" or "text/html" not in request.headers.get("accept", ""):
-            raise
-        text = _AWAY.format(reason=escape(error.message), home=f"{context.settings.public_path}/")
-        known = {"Content-Security-Policy": _AWAY_POLICY, "Cache-Control": "no-store", "Retry-After": "5"}
-        return Response(text, 503, known, "text/html; charset=utf-8")
-
-
-async def _proxied(context: Context, request: Request) -> Response:
+    """Return Flower's response. Raises NotFound, TooLarge or FlowerUnavailable."""
     path = request.scope["path"].removeprefix(FLOWER_PATH)
     if path.strip("/") in _OPEN_TO_ALL:
         raise NotFound("page", path)
@@ -145,9 +116,9 @@ async def _proxied(context: Context, request: Request) -> Response:
         with anyio.fail_after(_PROXY_SECONDS):
             answer = await client.send(proxied_request, auth=auth, stream=True, follow_redirects=False)
     except (httpx.TimeoutException, TimeoutError) as error:
-        raise FlowerUnavailable(f"Flower did not respond within {_PROXY_SECONDS:g} s") from error
+        raise FlowerUnavailable(f"Flower did not respond within {_PROXY_SECONDS:g} s. {_OPTIONAL}") from error
     except httpx.HTTPError as error:
-        raise FlowerUnavailable() from error
+        raise FlowerUnavailable(f"Flower does not respond. {_OPTIONAL}") from error
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         # If passed on, the browser would ask the user for Flower's password.
         await answer.aclose()

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from api.access.caller import LINK, caller_of, note_owner
 from api.context import Context
-from api.http import headers
+from api.http import headers, pages
 from api.http.body import has_body, read_json
 from api.http.errors import problem
 from api.http.query import job_id_of
@@ -41,7 +41,8 @@ def get_artifact(context: Context, request: Request, query: ArtifactQuery) -> Re
     if caller is LINK and query.expires is not None:
         left = max(1, query.expires - int(time.time()))
         artifact = _artifacts(job).get(name)
-        if artifact is not None and not query.download and shared_video.is_wanted(request, artifact["content_type"]):
+        is_video = artifact is not None and artifact["content_type"].startswith("video/")
+        if artifact is not None and is_video and not query.download and pages.wanted(request):
             path = f"{context.settings.public_path}{request.scope['path']}"
             address = f"{path}?expires={query.expires}&signature={query.signature}"
             return shared_video.page(address, artifact, query.expires, context.storage.link_origin())

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from html import escape
 from typing import Any
 
-from starlette.requests import Request
 from starlette.responses import HTMLResponse
 
 _STYLE = """
@@ -52,12 +51,6 @@ _POLICY = (
     "form-action 'none'; frame-ancestors 'none'"
 )
 _UNITS = ("B", "kB", "MB", "GB")
-
-
-def is_wanted(request: Request, content_type: str) -> bool:
-    """Return whether a browser opens the link to a video. Players, and programs, do not ask for HTML."""
-    accepted = {part.split(";")[0].strip().lower() for part in request.headers.get("accept", "").split(",")}
-    return content_type.startswith("video/") and "text/html" in accepted
 
 
 def page(address: str, artifact: dict[str, Any], expires: int, bucket: str | None) -> HTMLResponse:

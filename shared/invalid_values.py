@@ -52,11 +52,13 @@ def message(error: ErrorDetails, *, bare: bool = False, private: bool = False) -
     value is not shown at all.
     """
     said = _rule(error)
-    if not _takes_value(error, said):
-        return said
     named = (part for part in error["loc"] if isinstance(part, str))
-    hidden = private or any(_PRIVATE.search(name) for name in named)
-    value = None if hidden else _shown(error["input"], bare)
+    if private or any(_PRIVATE.search(name) for name in named):
+        return said
+    if said.startswith("is not "):
+        value = _shown(error["input"], bare=False)
+        return said if value is None else f"{value} {said}"
+    value = _shown(error["input"], bare) if _takes_value(error, said) else None
     return said if value is None else f"{said}, not {value}"
 
 

@@ -44,6 +44,7 @@ class Given(BaseModel):
     webhook_secret: Literal["x"] = "x"
     own: Any = None
     advice: Any = None
+    size: str = "1x1"
 
     @field_validator("own")
     @classmethod
@@ -57,6 +58,13 @@ class Given(BaseModel):
     def _advice(cls, value: Any) -> Any:
         if value is not None:
             raise ValueError("must be even, or it is rounded; give another")
+        return value
+
+    @field_validator("size")
+    @classmethod
+    def _size(cls, value: str) -> str:
+        if "x" not in value:
+            raise ValueError("is not a size; give one such as 64x64")
         return value
 
 
@@ -103,6 +111,8 @@ def refused(given: dict[str, Any]) -> ValidationError:
         ("prompt", "b", "must match the pattern ^a"),
         ("webhook_secret", "hunter2", "must be 'x'"),
         ("own", "soon", "must be a number of seconds such as 5, not 'soon'"),
+        ("size", "large", "'large' is not a size; give one such as 64x64"),
+        ("size", "large" * 20, "is not a size; give one such as 64x64"),
         ("advice", 3, "must be even, or it is rounded; give another"),
     ],
 )

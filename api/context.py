@@ -111,7 +111,7 @@ async def open_context(settings: Settings, catalogue: Catalogue) -> AsyncIterato
             live=live,
             streams=streams,
             hosts=hosts,
-            forecasts=Forecasts(database, settings.device_silence_seconds),
+            forecasts=Forecasts(database, settings.device_silence_seconds, progress),
             admission=admission,
             bulk_actions=actions,
             bulk_runner=bulk_runner,

@@ -112,7 +112,7 @@ class Dispatcher:
                 self.meters.count(LOOP_ERRORS, DISPATCHER)
                 if errors.is_news(error):
                     log.exception("this pass failed; continuing with the next one")
-            self.leadership.wait(self.stopping)
+            self.leadership.wait(self.stopping, self.published_order.due_in())
         self.leadership.stop()
 
     def run_pass(self, *, recover: bool = True) -> int:

@@ -5,6 +5,7 @@ SQL guards every change.
 """
 
 import logging
+import math
 import secrets
 import threading
 import time
@@ -108,9 +109,12 @@ class Leadership:
         if lost:
             log.warning("Redis has lost its data: %d dispatch messages are sent again", lost)
 
-    def wait(self, stopping: threading.Event) -> None:
-        """Wait for a wake-up, until the next pass is due, or for `stopping`. Keep the lock meanwhile."""
-        due = time.monotonic() + self._every_seconds
+    def wait(self, stopping: threading.Event, at_most: float = math.inf) -> None:
+        """Wait for a wake-up, until the next pass is due, or for `stopping`. Keep the lock meanwhile.
+
+        `at_most`: so many seconds.
+        """
+        due = time.monotonic() + min(self._every_seconds, at_most)
         while not stopping.is_set() and (left := due - time.monotonic()) > 0:
             if self._redis is None:
                 stopping.wait(left)

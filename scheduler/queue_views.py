@@ -1,6 +1,7 @@
 """Views of the queue: the jobs that this version knows, those of devices or of nodes, and the published order."""
 
 import logging
+import math
 import time
 from dataclasses import replace
 from functools import cache
@@ -41,13 +42,21 @@ class PublishedOrder:
         self._database = database
         self._redis = redis
         self._published_at = float("-inf")
+        self._skipped = False
+
+    def due_in(self) -> float:
+        """Return in how many seconds another pass must publish what the last one has not; infinite if it has."""
+        if not self._skipped:
+            return math.inf
+        return max(0.0, self._published_at + _PUBLISH_SECONDS - time.monotonic())
 
     def publish(self, queue: Queue | None, ahead: int, paused: Pauses) -> None:
-        """Publish the order, at most twice a second, without what is paused.
+        """Publish the order, at most twice a second, without what is paused. See `due_in`.
 
         `queue`: the current queue; None if this pass has changed it, so that up to `ahead` jobs are read again.
         """
-        if time.monotonic() - self._published_at < _PUBLISH_SECONDS:
+        self._skipped = time.monotonic() - self._published_at < _PUBLISH_SECONDS
+        if self._skipped:
             return
         self._published_at = time.monotonic()
         queue = dispatch.read_queue(self._database, ahead) if queue is None else queue

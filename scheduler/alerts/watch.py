@@ -20,7 +20,7 @@ from shared.database.tables import AlertDelivery
 from shared.forecast.forecasts import Forecasts
 from shared.management import library
 from shared.management.library import UseFigures, stored_progress
-from shared.messaging.progress import RestingRedis, publish_change
+from shared.messaging.progress import Progress, RestingRedis, publish_change
 from shared.messaging.ticks import Run, once
 from shared.net import standard_webhooks
 from shared.net.outbound import ANYWHERE
@@ -63,7 +63,7 @@ def ground_of(settings: Settings) -> Ground:
     models = catalogue.load(settings.catalogue)
     figures = UseFigures(models, database)
     read_library = partial(library.read, settings, models, database, stored_progress, figures)
-    forecasts = Forecasts(database, settings.device_silence_seconds)
+    forecasts = Forecasts(database, settings.device_silence_seconds, Progress(redis))
     return Ground(settings, models, database, redis, read_library, forecasts, clock.now())
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from shared.catalogue.job_types import GENERATION
 from shared.daily_window import DailyWindow
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable
@@ -23,6 +24,7 @@ from shared.jobs import dispatch
 from shared.jobs.claims import running_limits
 from shared.jobs.dispatch import Busy, Queue, Waiting
 from shared.jobs.usage.durations import Durations
+from shared.messaging.progress import Progress
 from shared.models import replicas
 
 log = logging.getLogger("wanworks.forecasts")
@@ -31,7 +33,7 @@ Basis = Literal["measured", "derived", "none"]
 
 # Further jobs are estimated by the rate at which these are served.
 _JOBS, _HELD = 1000, 500
-_KEEP_SECONDS = 5.0
+_KEEP_SECONDS = 2.0
 _KEEP_FOR_NEW_SECONDS = 1.0  # if a job is asked for that is newer
 _QUICK_SECONDS = 0.3  # a request about one job waits for no forecast that costs more
 _KEEP_TIMES_COST = 20.0  # so that forecasts take at most a twentieth of one core
@@ -71,6 +73,7 @@ class Facts:
     holders: frozenset[str]  # ids of the models that some node holds
     pauses: Pauses
     limits: Mapping[str, int] = field(default_factory=dict)
+    left: Mapping[str, float] = field(default_factory=dict)  # seconds, by running job, by its own steps
     openings: dict[DailyWindow, tuple[float, float]] = field(default_factory=dict)  # the latest, by window
 
     @property
@@ -101,8 +104,10 @@ class _Made:
 class Forecasts:
     """Makes and keeps the forecasts of one database's queue. Any thread may use it."""
 
-    def __init__(self, database: Database, silence_seconds: float) -> None:
+    def __init__(self, database: Database, silence_seconds: float, progress: Progress | None = None) -> None:
+        """`progress`: of running jobs; None: their ends are expected from the times of other jobs alone."""
         self._database = database
+        self._progress = progress
         self._silence_seconds = silence_seconds
         self._durations = MeasuredDurations(database)
         self._lock = threading.Lock()
@@ -144,7 +149,7 @@ class Forecasts:
             if not self._is_older(seconds):
                 return
             began = time.monotonic()
-            facts = gather(self._database, self._silence_seconds)
+            facts = gather(self._database, self._silence_seconds, self._progress)
             jobs = forecasts(facts, self._durations)
             starts = [one.start for one in jobs.values() if one.start is not None]
             span = max(starts) - facts.now if starts else 0.0
@@ -161,7 +166,7 @@ class Forecasts:
             log.exception("no forecasts are made")
 
 
-def gather(database: Database, silence_seconds: float) -> Facts:
+def gather(database: Database, silence_seconds: float, progress: Progress | None = None) -> Facts:
     """Read the facts. Raises DatabaseUnavailable. The cost is bounded, however long the queue is."""
     queue = dispatch.read_queue(database, _JOBS)
     paused = read_pauses(database, queue)
@@ -187,7 +192,19 @@ def gather(database: Database, silence_seconds: float) -> Facts:
         holders=frozenset().union(*held.values()) if held else frozenset(),
         pauses=paused,
         limits=running_limits.of_owners(database) if queue.has_rules else {},
+        left=_left(queue.busy, progress) if progress is not None else {},
     )
+
+
+def _left(busy: Sequence[Busy], progress: Progress) -> dict[str, float]:
+    """Return how many seconds running jobs still take, as their latest attempts have reported it."""
+    attempts = {job.job_id: job.attempt for job in busy if job.type == GENERATION and not job.mock}
+    found = {}
+    for job_id, (age, event) in (progress.reports(list(attempts)) or {}).items():
+        left = event.get("eta_seconds")
+        if event.get("kind") == "progress" and event.get("attempt") == attempts[job_id] and left is not None:
+            found[job_id] = max(0.0, float(left) - age)
+    return found
 
 
 def forecasts(facts: Facts, durations: MeasuredDurations, new: Sequence[Waiting] = ()) -> dict[str, Forecast]:
@@ -224,7 +241,7 @@ def forecasts(facts: Facts, durations: MeasuredDurations, new: Sequence[Waiting]
 
     situation = Situation(
         facts.now,
-        [_place(device, until, facts.queue, took) for device, until in facts.devices],
+        [_place(device, until, facts, took) for device, until in facts.devices],
         ready,
         later,
         facts.queue.busy,
@@ -246,7 +263,8 @@ def _first(facts: Facts) -> Sequence[Waiting]:
     return in_order(waiting, facts.queue.busy, facts.now)[:_JOBS]
 
 
-def _place(device: DeviceView, until: float, queue: Queue, took: Callable[[Waiting | Busy], Took]) -> Place:
+def _place(device: DeviceView, until: float, facts: Facts, took: Callable[[Waiting | Busy], Took]) -> Place:
+    queue = facts.queue
     running = next(
         (busy for busy in queue.busy if device.key == busy.device_key or device.key in busy.members.split()), None
     )
@@ -254,9 +272,12 @@ def _place(device: DeviceView, until: float, queue: Queue, took: Callable[[Waiti
         return Place(device, max(queue.now, until), device.warm)
     times = took(running)
     cold = not running.mock and running.model_cache_key not in device.warm
-    ends = max(queue.now, running.claimed_at + times.run_seconds + (times.load_seconds if cold else 0.0), until)
+    missing = times.missing(cold)
+    ends = running.claimed_at + times.run_seconds + (times.load_seconds if cold else 0.0)
+    if (left := facts.left.get(running.job_id)) is not None:  # by its own steps, so better than by those of others
+        ends, missing = queue.now + left - times.beside_seconds, None
     warm = device.warm if running.mock else frozenset((running.model_cache_key,))
-    return Place(device, ends, warm, times.missing(cold))
+    return Place(device, max(queue.now, ends, until), warm, missing)
 
 
 def _may_start(job: Waiting, facts: Facts) -> float:

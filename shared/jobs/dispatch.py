@@ -96,6 +96,7 @@ class Busy(NamedTuple):
     preempted: int = 0
     checkpoint_at: float | None = None
     volume: float = 0.0  # 0: not known
+    attempt: int = 0
 
     @property
     def timing_key(self) -> str:
@@ -134,7 +135,7 @@ _WAITING = (
 _BUSY = (
     Job.id, Job.type, Job.model_id, Job.device_key, Job.model_cache_key, Job.node, Job.priority, Job.requested_action,
     Job.owner, Job.work, Job.claimed_at, Job.mock, Job.memory_needs, Job.speed, Job.devices, Job.members,
-    Job.preempted, Job.checkpoint_at, Job.volume,
+    Job.preempted, Job.checkpoint_at, Job.volume, Job.attempt,
 )  # fmt: skip
 # Built once, because every pass executes them.
 _NOW = select(

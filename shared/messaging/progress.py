@@ -123,8 +123,8 @@ class Progress:
         answers = (self._redis.ask(question) if job_ids else None) or []
         return {job_id: read_event(entries[0][1]) for job_id, entries in zip(job_ids, answers, strict=False) if entries}
 
-    def silence(self, job_ids: Sequence[str]) -> dict[str, float] | None:
-        """Return the seconds since each job's last report, by Redis's clock; None if Redis is unavailable."""
+    def reports(self, job_ids: Sequence[str]) -> dict[str, tuple[float, dict[str, Any]]] | None:
+        """Return each job's last report and its age in seconds, by Redis's clock; None if Redis is unavailable."""
 
         def question(client: "redis.Redis") -> list[Any]:
             pipe = client.pipeline(transaction=False)
@@ -139,10 +139,15 @@ class Progress:
         (seconds, microseconds), *entries = answers
         now = seconds + microseconds / 1e6
         return {
-            job_id: max(0.0, now - int(found[0][0].split(b"-")[0]) / 1000)
+            job_id: (max(0.0, now - int(found[0][0].split(b"-")[0]) / 1000), read_event(found[0][1]))
             for job_id, found in zip(job_ids, entries, strict=True)
             if found
         }
+
+    def silence(self, job_ids: Sequence[str]) -> dict[str, float] | None:
+        """Return the seconds since each job's last report; None if Redis is unavailable."""
+        found = self.reports(job_ids)
+        return None if found is None else {job_id: age for job_id, (age, _) in found.items()}
 
     def forget(self, job_id: str) -> None:
         self._redis.ask(

@@ -70,7 +70,7 @@ def test_the_form_is_filled_and_sent_by_keyboard_and_keeps_its_draft(open_page: 
     assert (made["params"]["resolution"], made["params"]["frames"], made["params"]["steps"]) == ("96x64", 13, 2)
     page.get_by_label("Prompt", exact=True).fill("")
     page.get_by_text("Past prompts").click()
-    page.get_by_role("button", name="kept over a reload").click()
+    page.get_by_role("button", name="kept over a reload", exact=True).click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("kept over a reload")
 
 

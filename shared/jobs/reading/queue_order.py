@@ -100,7 +100,7 @@ def page(database: Database, client: RestingRedis, which: Which, limit: int, aft
     # A job that changes its state between two statements would be on the page twice, or not at all.
     with database.read(snapshot=True) as session:
         if "first" in sections:
-            published = [*_moved_to_front(session, which, published), *published]
+            published = list(dict.fromkeys([*_moved_to_front(session, which), *published]))
         for section in sections:
             if _SECTIONS.index(section) < begin or len(found) > limit:
                 continue
@@ -146,15 +146,14 @@ def _section(
 _COLUMNS: Any = (Job.id, Job.priority, Job.queued_at, Job.owner, Job.type, Job.model_id)
 
 
-def _moved_to_front(session: Session, which: Which, published: Sequence[str]) -> list[str]:
-    """Return the jobs that were moved before all others and are not published yet, or not while they are paused.
+def _moved_to_front(session: Session, which: Which) -> list[str]:
+    """Return the jobs that were moved before all others. The published order may not have that yet.
 
     Each stands in a line of its own, so the heads of the lines have them all. Of several, the last one moved is first.
     """
     connection = session.connection()
     heads = first_of_each(connection, (Job.id, Job.front_at), _lines_for(connection, which), 1)
-    known = set(published)
-    moved = sorted((row for row in heads if row.front_at is not None and row.id not in known), key=_by_front)
+    moved = sorted((row for row in heads if row.front_at is not None), key=_by_front)
     return [row.id for row in moved]
 
 

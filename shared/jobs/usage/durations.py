@@ -15,12 +15,14 @@ from sqlmodel import col, select
 from shared.catalogue.job_types import GenerationParams
 from shared.database.engine import Database
 from shared.database.tables import Job, TierMeasurement, Use
-from shared.jobs.usage.parts import LATEST, TIERED, History, Parts
+from shared.jobs.usage.parts import LATEST, TIERED, History, Parts, nearest
+from shared.jobs.usage.parts import volume_of as _volume
 from shared.states import JobState, Phase
 from wanworks.requests import Speed
 
 # So many of all models of the same weights are read, to find those of a model and a size among them.
 _READ = 400
+_BY_VOLUME = frozenset((Phase.DECODING, Phase.MUXING, Phase.FINISHING))
 
 
 @dataclass(frozen=True)
@@ -81,20 +83,26 @@ def measured(
 
 
 def phase_times(database: Database, model_cache_key: str, params: GenerationParams, device_name: str) -> PhaseTimes:
-    """Return the medians of the latest real successes of exactly that size on that kind of device. See `measured`."""
-    size = (params.width, params.height, params.frames, device_name)
+    """Return the medians of the latest real successes of nearly that size on that kind of device. See `measured`.
+
+    Denoising is scaled by the work, decoding and what follows by the volume.
+    """
 
     def fits(use: _Timed) -> bool:
-        return (use.width, use.height, use.frames, use.device_name) == size
+        return use.device_name == device_name
 
     uses, ratio = _of_tier(database, model_cache_key, params.model_id, params.speed, params.devices_per_job, fits)
+    volume = params.width * params.height * params.frames / 1e6
     by_phase: dict[str, list[float]] = {}
-    for use in _preferred(uses, params.model_id)[:LATEST]:
+    chosen = _preferred(uses, params.model_id)
+    same = [use for use in chosen if _volume(use) == volume][:LATEST]
+    for use in same or nearest(chosen, volume, _volume):
+        larger = volume / _volume(use)
+        # Without the work of the use, the steps are compared.
+        more = params.work / use.work if use.work else larger * params.steps / use.steps
         for phase, seconds in use.timings.items():
-            # Without the work of the use, the steps are compared.
-            more = params.work / use.work if use.work else params.steps / use.steps
-            scale = (ratio if phase in TIERED else 1.0) * (more if phase == Phase.DENOISING else 1.0)
-            by_phase.setdefault(phase, []).append(seconds * scale)
+            scale = more if phase == Phase.DENOISING else larger if phase in _BY_VOLUME else 1.0
+            by_phase.setdefault(phase, []).append(seconds * scale * (ratio if phase in TIERED else 1.0))
     phases = {phase: statistics.median(values) for phase, values in by_phase.items()}
     denoising = phases.get(Phase.DENOISING)
     return PhaseTimes(phases, None if denoising is None else denoising / params.steps)

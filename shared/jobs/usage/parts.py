@@ -5,10 +5,10 @@ generations. Attention grows faster than the number of tokens, so generations of
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from shared.states import Phase
 
@@ -149,17 +149,26 @@ class History:
     def expected(self, volume: float) -> Expectation | None:
         """Return what is expected of generations of that volume; None: none was timed."""
         if volume not in self._known:
-            chosen = self._chosen(volume)
+            chosen = nearest(self.parts, volume, lambda one: one.volume, self.near)
             self._known[volume] = Expectation.of(chosen) if chosen else None
         return self._known[volume]
 
-    def _chosen(self, volume: float) -> Sequence[Parts]:
-        """Return the latest generations of nearly that size if there are enough, else the latest of all."""
-        for factor in self.near:
-            found = [one for one in self.parts if one.volume / factor <= volume <= one.volume * factor][:LATEST]
-            if len(found) >= _ENOUGH:
-                return found
-        return self.parts[:LATEST]
+
+Sized = TypeVar("Sized")
+
+
+def nearest(
+    timed: Sequence[Sized], volume: float, size: Callable[[Sized], float], near: Sequence[float] = _NEAR
+) -> Sequence[Sized]:
+    """Return the latest generations of nearly that volume if there are enough, else the latest of all.
+
+    `size`: the volume of each.
+    """
+    for factor in near:
+        found = [one for one in timed if size(one) / factor <= volume <= size(one) * factor][:LATEST]
+        if len(found) >= _ENOUGH:
+            return found
+    return timed[:LATEST]
 
 
 def work_of(use: Timed) -> float:

@@ -1,15 +1,20 @@
 """The promises of the queue: no owner starves, urgent jobs run first, and reported positions are exact."""
 
+import threading
+
 from sqlalchemy import update
 from sqlmodel import col
 from starlette.testclient import TestClient
 
+from scheduler.dispatcher import Dispatcher
 from shared.cluster import nodes
 from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.jobs import accepting, attempts, dispatch, records
 from shared.jobs.attempts import Claimant
+from shared.jobs.lines import holding
 from shared.jobs.reading import queue_positions
+from shared.messaging import celery
 from shared.messaging.progress import RestingRedis
 from shared.settings import Settings
 from shared.states import JobState, Priority
@@ -17,6 +22,7 @@ from tests.conftest import both_databases
 from tests.integration.scheduler.queued_jobs import HOUR, Sent, aged, claimant, many
 from tests.support.jobs import new_job
 from tests.support.models import library
+from tests.support.stack import wait_for
 
 pytestmark = both_databases
 
@@ -167,6 +173,31 @@ def test_a_position_counts_only_those_that_still_wait(database: Database, sent: 
     records.request_cancel(database, ids[3])
     records.request_cancel(database, ids[2])
     assert position(client, ids[4]) == 2, "without waiting for the next pass"
+
+
+def test_a_job_that_is_moved_right_after_the_order_was_published_is_first_within_a_second(
+    database: Database, client: TestClient, settings: Settings
+) -> None:
+    jobs = many(database, 3)
+    dispatcher = Dispatcher(settings.model_copy(update={"dispatch_seconds": 60.0}), database, lambda *_: None)
+    thread = threading.Thread(target=dispatcher.run)
+    thread.start()
+    try:
+        wait_for(lambda: position(client, jobs[2]) == 2 and not approximate(client, jobs[2]), 10, "the first order")
+        holding.move_to_front(database, jobs[2])
+        listed = client.get("/api/v1/jobs?order=queue").json()["data"]
+        assert [job["id"] for job in listed] == [jobs[2], *jobs[:2]], "in the list at once"
+        celery.wake(RestingRedis(settings.redis, timeout=5))  # too early for another order
+        wait_for(lambda: position(client, jobs[2]) == 0, 5, "the order after the move")
+        assert not approximate(client, jobs[2])
+    finally:
+        dispatcher.stopping.set()
+        celery.wake(RestingRedis(settings.redis, timeout=5))
+        thread.join()
+
+
+def approximate(client: TestClient, job_id: str) -> bool:
+    return bool(client.get(f"/api/v1/jobs/{job_id}").json()["queue_position_approximate"])
 
 
 def test_a_position_without_a_published_order_says_that_it_is_approximate(

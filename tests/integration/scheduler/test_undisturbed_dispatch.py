@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -142,8 +141,7 @@ def test_one_pass_that_fails_does_not_end_the_dispatcher(
             sent.dispatcher.stopping.set()
 
     sent.dispatcher.run_pass = failing  # type: ignore[method-assign]
-    quick: Callable[[threading.Event], None] = lambda stopping: None  # noqa: E731
-    sent.dispatcher.leadership.wait = quick  # type: ignore[method-assign]
+    sent.dispatcher.leadership.wait = lambda *_: None  # type: ignore[method-assign]
     sent.dispatcher.run()
     assert [sent_id for sent_id, _ in sent.jobs] == [job_id]
     assert sum("this pass failed" in record.message for record in caplog.records) == 2

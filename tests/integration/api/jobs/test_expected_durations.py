@@ -21,9 +21,11 @@ from shared.database.engine import Database
 from shared.forecast import forecasts
 from shared.forecast.durations import MeasuredDurations
 from shared.jobs import dispatch
+from shared.jobs.attempts import Claimant
 from shared.jobs.flows import accepting as flows
 from shared.jobs.flows import reading
 from shared.jobs.usage import durations, gpu_time, latest_uses
+from shared.messaging.progress import Progress, RestingRedis
 from shared.settings import Settings
 from tests.conftest import both_databases
 from tests.integration.api.jobs.generation_requests import GOOD, URL
@@ -89,6 +91,27 @@ def test_queued_jobs(client: TestClient) -> None:
     assert since(second["estimated_start"], first["estimated_start"]) == pytest.approx(HELD + 1.0, abs=3.0)
     assert since(second["estimated_end"], second["estimated_start"]) == pytest.approx(WHOLE, abs=0.1)
     assert first["estimate"]["samples"] == 3
+
+
+def test_the_next_start_follows_the_running_jobs_own_steps(
+    client: TestClient, database: Database, settings: Settings
+) -> None:
+    first = submit(client)
+    attempt = claimed(database, first, Claimant("n", "gpu-0@n", "cpu-0", "n/0", pid=100)).attempt
+    begun = datetime.now().timestamp()
+    second = client.get(f"/api/v1/jobs/{submit(client)}").json()
+    left = datetime.fromisoformat(second["estimated_start"]).timestamp() - begun
+    assert left == pytest.approx(HELD + 1.0, abs=3.0)
+    event = {"kind": "progress", "attempt": attempt, "phase": "denoising", "step": 4, "steps": 8, "percent": 50.0}
+    progress = Progress(RestingRedis(settings.redis))
+    progress.report(first, {**event, "eta_seconds": 503.0})
+    again = client.get(f"/api/v1/jobs/{second['id']}").json()
+    left = datetime.fromisoformat(again["estimated_start"]).timestamp() - datetime.now().timestamp()
+    assert left == pytest.approx(500.0, abs=5.0), "without the file, which is encoded while the next job runs"
+    progress.report(first, {**event, "attempt": attempt + 1, "eta_seconds": 900.0})
+    again = client.get(f"/api/v1/jobs/{second['id']}").json()
+    left = datetime.fromisoformat(again["estimated_start"]).timestamp() - begun
+    assert left == pytest.approx(HELD + 1.0, abs=5.0), "a report of another attempt says nothing"
 
 
 def test_the_openai_client(client: TestClient) -> None:

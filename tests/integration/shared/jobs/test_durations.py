@@ -94,6 +94,24 @@ def test_phases_are_scaled_by_the_work(database: Database) -> None:
     assert durations.phase_times(database, KEY, params, "another").phases == {}
 
 
+def test_phases_of_a_size_that_has_not_run_are_scaled_by_its_work_and_volume(database: Database) -> None:
+    times = {"loading": 1.0, "encoding": 2.0, "denoising": 3.0, "decoding": 4.0, "muxing": 5.0}
+    used(database, work=WORK, device_name="CPU", timings=times)
+    larger = new_job(request={"resolution": "128x128", "frames": 17, "steps": 6}).params
+    assert isinstance(larger, GenerationParams)
+    factor = 4 * 17 / 9
+    found = durations.phase_times(database, KEY, larger, "CPU")
+    wanted = {
+        "loading": 1.0, "encoding": 2.0, "denoising": 3.0 * larger.work / WORK, "decoding": 4.0 * factor,
+        "muxing": 5.0 * factor,
+    }  # fmt: skip
+    assert found.phases == pytest.approx(wanted)
+    assert found.step == pytest.approx(wanted["denoising"] / 6)
+    same = {**times, "decoding": 50.0}
+    used(database, width=128, height=128, frames=17, steps=6, work=larger.work, device_name="CPU", timings=same)
+    assert durations.phase_times(database, KEY, larger, "CPU").phases == same, "of its own size alone"
+
+
 def test_a_job_records_its_tier_with_its_use_and_for_placement(database: Database) -> None:
     job = accepted(database, request={"speed": "fast"})
     (waiting,) = dispatch.read_queue(database).waiting

@@ -12,7 +12,7 @@ from shared.database.tables import Job
 from shared.jobs.claims import running_limits
 from shared.jobs.flows import reading as flows
 from shared.jobs.lines import holding
-from shared.jobs.reading import queue_positions
+from shared.jobs.reading import dead, queue_positions
 from shared.states import JobState
 
 
@@ -29,7 +29,17 @@ def job_objects(context: Context, rows: Sequence[Job], *, wait: bool = False) ->
     ids = [row.id for row in rows if row.status == JobState.QUEUED]
     ahead = {job_id: position.ahead for job_id, position in positions.items()}
     expected = context.forecasts.of(ids, ahead, wait=wait) if ids else {}
+    failed = [row.id for row in rows if row.status in (JobState.FAILED, JobState.CANCELLED)]
+    retries = dead.retries_of(context.database, failed) if failed else {}
     return [
-        views.job(row, progress[row.id], positions.get(row.id), public_path, reason, expected.get(row.id))
+        views.job(
+            row,
+            progress[row.id],
+            positions.get(row.id),
+            public_path,
+            reason,
+            expected.get(row.id),
+            retried_as=max(retries.get(row.id, ()), default=None),  # ids are in the order of time
+        )
         for row, reason in zip(rows, reasons, strict=True)
     ]

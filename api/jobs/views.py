@@ -46,6 +46,7 @@ def job(
     waiting_for: WaitingFor | None = None,
     forecast: Forecast | None = None,
     accepted: GenerationParams | None = None,
+    retried_as: str | None = None,
 ) -> Job:
     """Return the job as its owner sees it. URLs in it begin with the public path.
 
@@ -94,6 +95,7 @@ def job(
         error=JobError.model_validate(row.error) if row.error else None,
         result=_result(row, public_path) if row.result else None,
         retry_of=row.retry_of,
+        retried_as=retried_as,
         flow_id=row.flow_id,
         batch_id=row.batch_id,
         metadata=row.labels,

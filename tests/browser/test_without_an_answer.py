@@ -129,5 +129,7 @@ def test_a_view_without_its_script_says_so_and_can_be_tried_again(open_page: Ope
     page.unroute(script, refuse)
     page.unroute("**/healthz", refuse)
     shown.get_by_role("button", name="Try again").click()
-    expect(shown).to_contain_text({"gallery": "Search in prompts", "models": "T2V-A14B", "flows": re.compile("flow|ago")}[view])
+    expect(shown).to_contain_text(
+        {"gallery": "Search in prompts", "models": "T2V-A14B", "flows": re.compile("flow|ago")}[view]
+    )
     expect(page).to_have_url(re.compile(f"#{view}$"))

@@ -84,6 +84,7 @@ class Job(TypedDict):
     error: JobError | None
     result: JobResult | None
     retry_of: str | None
+    retried_as: NotRequired[str | None]
     batch_id: NotRequired[str | None]
     job_ids: NotRequired[list[str]]
     metadata: dict[str, str]

@@ -226,6 +226,7 @@ class Job(ResponseModel):
         Field(description="The result; its fields depend on the job's type."),
     ]
     retry_of: str | None
+    retried_as: Annotated[str | None, Field(description="The newest job that repeats it after its end.")] = None
     flow_id: Annotated[str | None, Field(description="The flow that it belongs to.")] = None
     batch_id: Annotated[str | None, Field(description="The batch with which it was submitted.")] = None
     metadata: dict[str, str]

@@ -81,7 +81,7 @@ def test_a_dispatcher_that_is_woken_all_the_time_heals_and_knows_what_redis_has_
     claimed(database, lapsed.id, lease_seconds=-1.0)
     assert settings.redis is not None
     redis = connect(settings.redis, 5)
-    dispatcher.leadership.wait = lambda stopping: None  # type: ignore[method-assign]
+    dispatcher.leadership.wait = lambda *_: None  # type: ignore[method-assign]
     thread = threading.Thread(target=dispatcher.run)
     thread.start()
     try:

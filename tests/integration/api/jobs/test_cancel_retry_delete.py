@@ -68,6 +68,22 @@ def test_a_retry_is_a_new_job_with_the_same_parameters(client: TestClient) -> No
     assert answer.headers["location"] == f"{JOBS}/{second['id']}"
 
 
+@both_databases
+def test_a_job_names_the_newest_job_that_repeats_it(client: TestClient) -> None:
+    first = submit(client)
+    assert get(client, first["id"])["retried_as"] is None
+    client.post(f"{JOBS}/{first['id']}/cancel")
+    assert get(client, first["id"])["retried_as"] is None
+    second, third = (client.post(f"{JOBS}/{first['id']}/retry").json()["id"] for _ in range(2))
+    assert get(client, first["id"])["retried_as"] == third
+    listed = {job["id"]: job["retried_as"] for job in client.get(JOBS).json()["data"]}
+    assert listed == {first["id"]: third, second: None, third: None}
+    for made in (second, third):
+        client.post(f"{JOBS}/{made}/cancel")
+    client.delete(f"{JOBS}/{third}")
+    assert get(client, first["id"])["retried_as"] == second, "one that was deleted is none"
+
+
 def test_a_retry_has_its_own_copy_of_the_image(client: TestClient, database: Database, settings: Settings) -> None:
     first = submit(client, model_id="I2V-A14B", image=data_url(picture()))
     client.post(f"{JOBS}/{first['id']}/cancel")

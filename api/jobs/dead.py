@@ -77,6 +77,7 @@ async def change(context: Context, request: Request, query: BaseModel) -> Respon
         caller.check_ceiling(body.priority)
         job = ordering.set_priority(context.database, job_id, body.priority, only=caller.only)
         context.progress.hint(job.id)
+        context.forecasts.expire()
         context.waker.wake()
         return json_response(job_objects(context, [job])[0])
 

@@ -155,6 +155,7 @@ def move_to_front(context: Context, request: Request, query: BaseModel) -> Respo
     job_id = job_id_of(request)
     note_owner(request, records.get(context.database, job_id, only=caller_of(request).only).owner)
     holding.move_to_front(context.database, job_id)
+    context.forecasts.expire()
     context.waker.wake()
     return json_response(_show_one(context, job_id, None))
 

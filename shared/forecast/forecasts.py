@@ -140,6 +140,10 @@ class Forecasts:
         found = forecasts(facts, self._durations, new)
         return [found[job.job_id] for job in jobs]
 
+    def expire(self) -> None:
+        """Note that the order of the queue was changed: the next request makes the forecasts again, if cheap."""
+        self._made = replace(self._made, at=min(self._made.at, time.monotonic() - _KEEP_SECONDS))
+
     def _is_older(self, seconds: float) -> bool:
         return time.monotonic() - self._made.at >= max(seconds, _KEEP_TIMES_COST * self._made.cost)
 

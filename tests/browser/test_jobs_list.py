@@ -5,7 +5,7 @@ import uuid
 from datetime import datetime, timedelta
 
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Locator, Page, Route, expect
 
 from shared import clock
 from shared.database.engine import Database
@@ -114,6 +114,91 @@ def test_a_job_is_moved_by_dragging(open_page: Open, stack: Stack, paused: None)
     page.mouse.up()
     expect(page.locator("#toasts")).to_contain_text("Priority low: dragged along")
     assert stack.job(job)["priority"] == "low"
+
+
+def drop(page: Page, job: str, onto: str) -> None:
+    """Drag the row of a job onto the row of another one."""
+    page.locator(f"[data-job='{job}'] .when").hover()
+    page.mouse.down()
+    page.mouse.move(600, 500, steps=4)
+    target = page.locator(f"[data-job='{onto}'] .when")
+    target.hover()
+    page.mouse.move(*(part + 2 for part in centre(target)))
+    expect(page.locator(f"[data-job='{onto}']")).to_have_class(re.compile("under"))
+    page.mouse.up()
+
+
+def centre(target: Locator) -> tuple[float, float]:
+    box = target.bounding_box()
+    assert box is not None
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def test_a_job_is_dropped_on_the_row_of_another(open_page: Open, stack: Stack, paused: None) -> None:
+    low = stack.submit(prompt="dropped on a row", priority="low", **LONG)
+    first, other, last = (stack.submit(prompt=f"dropped on, {number}", **LONG) for number in (1, 2, 3))
+    page = open_page("#jobs?status=queued")
+    toasts = page.locator("#toasts")
+    drop(page, last, other)
+    expect(toasts).to_contain_text("Its priority is normal already.")
+    drop(page, low, other)
+    expect(toasts).to_contain_text("Priority normal: dropped on a row")
+    assert stack.job(low)["priority"] == "normal"
+    rows = page.locator("#jobs tbody tr")
+    top = rows.first.get_attribute("data-job")
+    assert top is not None
+    drop(page, last, top)
+    expect(toasts).to_contain_text("Moved to the front: dropped on, 3")
+    expect(rows.first).to_have_attribute("data-job", last)
+    assert stack.job(first)["moved_to_front_at"] is None
+
+
+def test_a_cancel_that_is_not_answered_says_which_job_and_can_be_sent_again(
+    open_page: Open, stack: Stack, watched: Watched, paused: None
+) -> None:
+    job = stack.submit(prompt="still there", **LONG)
+    page = open_page("#jobs?status=queued")
+    watched.away = True
+    cancels = f"**/api/v1/jobs/{job}/cancel"
+    page.route(cancels, lambda route: route.abort("connectionrefused"))
+    page.locator(f"[data-job='{job}']").get_by_role("button", name="Cancel:").click()
+    toast = page.locator(".toast.bad")
+    expect(toast).to_contain_text("Not cancelled: still there. The server does not respond.")
+    page.unroute(cancels)
+    toast.get_by_role("button", name="Try again").click()
+    stack.wait_status(job)
+    assert stack.job(job)["status"] == "cancelled"
+
+
+def test_a_job_that_was_retried_leads_to_the_new_one(open_page: Open, stack: Stack, paused: None) -> None:
+    job = stack.submit(prompt="made twice", **LONG)
+    stack.request("POST", f"/api/v1/jobs/{job}/cancel")
+    page = open_page("#jobs?search=made twice")
+    row = page.locator(f"[data-job='{job}']")
+    row.get_by_role("button", name="Retry:").click()
+    row.get_by_role("link", name="See the retry:").click()
+    again = page.url.rpartition("/")[2]
+    assert stack.job(again)["retry_of"] == job
+    page.goto(f"{stack.url}/#job/{job}")
+    page.reload()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("link", name="See the retry:")).to_have_attribute("href", f"#job/{again}")
+    stack.request("DELETE", f"/api/v1/jobs/{again}")
+    expect(dialog.get_by_role("button", name="Retry:")).to_be_visible()
+
+
+def test_a_batch_that_succeeded_in_part_says_how_far(open_page: Open, stack: Stack) -> None:
+    held = {**LONG, "start_after": later()}
+    params = [{"model_id": "T2V-A14B", "prompt": "half of a batch", **one} for one in ({"frames": 9, "steps": 2}, held)]
+    batch = stack.request("POST", "/api/v1/batches", json={"jobs": [{"params": one} for one in params]}).json()
+    jobs = stack.request("GET", f"/api/v1/jobs?batch_id={batch['id']}").json()["data"]
+    for job in jobs:
+        if job["start_after"]:
+            stack.request("POST", f"/api/v1/jobs/{job['id']}/cancel")
+    for job in jobs:
+        stack.wait_status(job["id"])
+    page = open_page(f"#jobs?batch_id={batch['id']}")
+    expect(page.locator(".batch .badge")).to_have_text("1 of 2 succeeded")
 
 
 def test_selected_jobs_are_cancelled_together_and_a_row_opens_its_job(

@@ -709,6 +709,58 @@ def test_a_message_and_its_buttons_are_above_the_dialog_that_is_open(open_page: 
     expect(page.get_by_role("status").filter(has_text="Deleted")).to_be_visible()
 
 
+def test_a_video_that_cannot_be_loaded_says_why(open_page: Open, stack: Stack, watched: Watched) -> None:
+    job = stack.submit(prompt="cannot be loaded")
+    stack.wait_status(job)
+    page = open_page()
+    watched.away = True
+    answers: list[int | None] = [None]
+
+    def answer(route: Route) -> None:
+        if answers[0] is None:
+            route.abort("connectionrefused")
+        else:
+            route.fulfill(status=answers[0])
+
+    video = re.compile(f"{job}/artifacts/video")
+    page.route(video, answer)
+    page.goto(f"{stack.url}/#job/{job}")
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("The video could not be loaded. The server does not respond.")
+    answers[0] = 404
+    dialog.get_by_role("button", name="Try again").click()
+    expect(dialog).to_contain_text("The video could not be loaded. Its file is no longer stored.")
+    expect(dialog.get_by_role("button", name="Try again")).to_have_count(0)
+    watched.complaints = [one for one in watched.complaints if "404" not in one]
+    page.unroute(video)
+    page.reload()
+    expect(dialog.locator("video")).to_have_js_property("readyState", 4)
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_what_was_sent_is_cancelled_beside_the_form(open_page: Open, stack: Stack, width: int) -> None:
+    stack.request("POST", "/api/v1/queues/pause", json={})
+    try:
+        page = open_page("#new", viewport={"width": width, "height": 844})
+        choose_model(page, "T2V-A14B")
+        submit(page, "taken back", Videos="3")
+        place = page.locator(".newest" if width == 390 else ".make-side")
+        place.get_by_role("button", name="Cancel all 3").click()
+        page.wait_for_timeout(500)  # longer than the time in which a second click is no change of mind
+        place.get_by_role("button", name="Undo the cancel of all").click()
+        expect(place.get_by_role("button", name="Cancel all 3")).to_be_visible()
+        page.wait_for_timeout(500)
+        place.get_by_role("button", name="Cancel all 3").click()
+        expect(page.locator("#toasts")).to_contain_text("Cancelling 3 jobs")
+        expect(page.locator("[data-submitted] .badge")).to_have_text(["cancelled"] * 3)
+        submit(page, "taken back alone", Videos="1")
+        place.get_by_role("button", name="Cancel: taken back alone").click()
+        expect(place.get_by_role("button", name="Undo the cancel: taken back alone")).to_be_visible()
+        expect(page.locator("[data-submitted] .badge").first).to_have_text("cancelled")
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={})
+
+
 def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open, stack: Stack) -> None:
     page = open_page("#new")
     choose_model(page, "T2V-A14B")

@@ -113,6 +113,23 @@ def test_without_any_data_the_page_says_that_there_is_none(open_page: Open, stac
     expect(page.get_by_text("The connection to the server is restored.")).to_have_count(1)
 
 
+@pytest.mark.parametrize("view", ["gallery", "devices"])
+def test_a_view_that_was_opened_while_the_server_was_away_is_shown_when_it_is_back(
+    open_page: Open, watched: Watched, view: str
+) -> None:
+    page = open_page()
+    watched.away = True
+    everything = re.compile(f"/api/v1/|/healthz|/static/.*/{view}[.]js")
+    page.route(everything, refuse)
+    page.evaluate(f"location.hash = '{view}'")
+    shown = page.locator(f"#{view} .body")
+    expect(shown).to_contain_text("This view could not be loaded.")
+    expect(page.locator("#connection")).to_contain_text("requests fail")
+    page.unroute(everything)
+    expect(shown).to_contain_text({"gallery": "Search in prompts", "devices": "CPU 0"}[view])
+    expect(page.locator("#connection")).to_have_text("live")
+
+
 @pytest.mark.parametrize("view", ["gallery", "models", "flows"])
 def test_a_view_without_its_script_says_so_and_can_be_tried_again(open_page: Open, watched: Watched, view: str) -> None:
     page = open_page()

@@ -30,6 +30,7 @@ const scripts = {}; // by view: null if it could not be loaded
 const ofScript = (name) => () => scripts[name]?.[name]() ?? (name in scripts ? missing(name) : loading());
 const VIEWS = { overview, gallery: ofScript("gallery"), jobs, flows: ofScript("flows"), new: newJob, models: ofScript("models"), devices: ofScript("devices"), alerts: ofScript("alerts") };
 const ESSENTIAL = ["metrics", "workers", "active", "alerts"];
+const PARTS_OF = { batches: "jobs", loras: "models" }; // parts of views, by the address that one would guess
 const FAST_POLL_MS = 2_000;
 const FIRST = document.documentElement.dataset.first; // the view of an address without one
 
@@ -60,6 +61,7 @@ function route(first = false) {
     return;
   }
   closeJob();
+  if (name in PARTS_OF) return location.replace(`#${PARTS_OF[name]}`);
   const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : FIRST;
   if (name && wanted === FIRST && name !== FIRST) {
     history.replaceState(null, "", `#${FIRST}`);
@@ -123,6 +125,7 @@ function draw() {
   drawTitle();
   announceEnds();
   liftToasts();
+  loadMissing();
 }
 
 function drawConnection() {
@@ -199,6 +202,18 @@ function drawNotice() {
     );
   else if (feed.feed.answeredAt === null) return; // keep the server-rendered notice
   render(byId("notice"), notice);
+}
+
+let wasAway = false; // whether the server did not answer since the page was drawn last
+
+/** Loads the page again once the server answers, if the script of the view could not be loaded while it did not. */
+function loadMissing() {
+  const { link, isFailing } = feed.feed;
+  if (link === "lost" || isFailing) wasAway = true;
+  else if (wasAway && (link === "live" || link === "polling")) {
+    wasAway = false;
+    if (scripts[view] === null) location.reload();
+  }
 }
 
 let restored = null; // ends the message that the connection is restored

@@ -32,6 +32,7 @@ from tests.integration.api.jobs.generation_requests import GOOD, URL
 from tests.support.flows import Node, new_flow
 from tests.support.jobs import DEMO, accepted, claimed, hold, new_job
 from tests.support.models import library
+from tests.support.stack import wait_for
 from tests.support.uses import used
 
 KEY = "T2V-A14B:none"
@@ -112,6 +113,21 @@ def test_the_next_start_follows_the_running_jobs_own_steps(
     again = client.get(f"/api/v1/jobs/{second['id']}").json()
     left = datetime.fromisoformat(again["estimated_start"]).timestamp() - begun
     assert left == pytest.approx(HELD + 1.0, abs=5.0), "a report of another attempt says nothing"
+
+
+def test_expected_starts_follow_a_move_at_once(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecasts, "_KEEP_SECONDS", 1000.0)
+    first, second, third = (submit(client) for _ in range(3))
+
+    def starts() -> list[str]:
+        listed = {job["id"]: job["estimated_start"] or "" for job in client.get("/api/v1/jobs").json()["data"]}
+        return sorted(listed, key=lambda job_id: listed[job_id])
+
+    wait_for(lambda: starts() == [first, second, third], 10, "the expected starts")
+    client.post(f"/api/v1/jobs/{third}/move-to-front")
+    wait_for(lambda: starts() == [third, first, second], 10, "the expected starts after the move")
+    client.patch(f"/api/v1/jobs/{second}", json={"priority": "critical"})
+    wait_for(lambda: starts() == [third, second, first], 10, "the expected starts after the change of the priority")
 
 
 def test_the_openai_client(client: TestClient) -> None:

@@ -175,15 +175,16 @@ export function confirm({ title, text, lines = [], whole = false, yes, no = "Can
 
 /**
  * Runs a button's action and shows an error message if it fails. Resolves to whether it succeeded. `ofForm`: the action
- * sends a form, so that its error ends with the form's view.
+ * sends a form, so that its error ends with the form's view. `not`: what has not been done then, in words; `again` does it.
  */
-export async function attempt(action, done, { ofForm = false } = {}) {
+export async function attempt(action, done, { ofForm = false, not, again } = {}) {
   try {
     const message = (await action()) || done;
     if (message) showMessage(message, "good");
     return true;
   } catch (error) {
-    showMessage(error.message, "bad", { stays: !ofForm });
+    const actions = again ? [{ text: "Try again", act: again }] : [];
+    showMessage(not ? `${not}. ${error.message}` : error.message, "bad", { actions, only: false, stays: !ofForm });
     return false;
   }
 }

@@ -64,8 +64,10 @@ export function bar(value, label) {
 /** When a queued job is expected to start and end. */
 function expected(job) {
   if (!job.estimated_start) return "";
-  const end = job.estimated_end ? `, ends ${soon(job.estimated_end)}` : "";
-  return ` · starts ${soon(job.estimated_start)}${end}`;
+  // It still waits: what is due by now starts with the next report of the device.
+  const when = (iso) => soon(iso).replace(/^now$/, "soon");
+  const end = job.estimated_end ? `, ends ${when(job.estimated_end)}` : "";
+  return ` · starts ${when(job.estimated_start)}${end}`;
 }
 
 /** How long a job still takes, by its last report and the time since. */

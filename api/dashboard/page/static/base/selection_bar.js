@@ -38,14 +38,14 @@ export function selectionBar({ label, count, clear, first, more, remove, hint })
     first,
     isNarrow ? null : more,
     h("span", { key: "apart", class: "spacer" }),
-    remove,
+    isNarrow ? null : remove,
     isNarrow
       ? [
           h(
             "details",
             { key: "more", class: "menu up" },
             h("summary", { class: "button" }, "More"),
-            h("div", { class: "menu-body" }, more),
+            h("div", { class: "menu-body" }, more, remove),
           ),
           h("button", { key: "close", type: "button", class: "icon-button", "aria-label": "Clear selection", on: { click: clear } }, "✕"),
         ]

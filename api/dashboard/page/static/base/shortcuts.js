@@ -36,7 +36,7 @@ export function show() {
       h(
         "form",
         { method: "dialog" },
-        h("h2", { id: "shortcuts-title" }, "Keyboard shortcuts"),
+        h("h2", { id: "shortcuts-title", tabindex: "-1", autofocus: true }, "Keyboard shortcuts"),
         KEYS.map(([place, keys]) => [
           h("h3", { key: place }, place),
           h(
@@ -45,7 +45,7 @@ export function show() {
             keys.map(([key, does]) => [h("dt", { key }, h("kbd", null, key)), h("dd", { key: does }, does)]),
           ),
         ]),
-        h("div", { class: "row end" }, h("button", { class: "button", autofocus: true }, "Close")),
+        h("div", { class: "row end" }, h("button", { class: "button" }, "Close")),
       ),
     );
   }

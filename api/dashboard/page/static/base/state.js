@@ -99,6 +99,8 @@ export function mergeJobs(jobs, listed = false) {
     job.progressAt = known && isSame(job.progress, known.progress) ? known.progressAt : Date.now();
     state.jobs.delete(job.id); // keeps the map ordered by the last update
     state.jobs.set(job.id, job);
+    const origin = state.jobs.get(job.retry_of);
+    if (origin && !(origin.retried_as > job.id)) origin.retried_as = job.id;
     if (known && !hasEnded(known) && hasEnded(job)) for (const act of endListeners) act(job);
   }
   if (state.jobs.size > MAX_JOBS) removeOldest();
@@ -133,6 +135,8 @@ function isOlder(job, known) {
 
 export function removeJob(id) {
   state.removed?.(id);
+  const origin = state.jobs.get(state.jobs.get(id)?.retry_of);
+  if (origin?.retried_as === id) origin.retried_as = null;
   state.jobs.delete(id);
   state.list.ids = state.list.ids?.filter((one) => one !== id) ?? null;
   state.latest = state.latest.filter((one) => one !== id);

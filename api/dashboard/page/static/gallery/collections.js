@@ -24,7 +24,10 @@ export async function loadCollections() {
   changed();
 }
 
-const nameOf = (one) => `${one.name} (${one.videos})`;
+const counted = (one) => `${one.name} (${one.videos})`;
+
+/** Returns the name of the collection with this id. */
+export const nameOf = (id) => collections.find((one) => one.id === id)?.name ?? "the collection";
 
 /** Returns the filter by collection, and what can be done to the chosen one. `goTo` changes the filters. */
 export function collectionTools(chosen, version, goTo) {
@@ -33,7 +36,7 @@ export function collectionTools(chosen, version, goTo) {
     revision += 1;
     created = null;
   }
-  const options = [["", "any"], ...collections.map((each) => [each.id, nameOf(each)])];
+  const options = [["", "any"], ...collections.map((each) => [each.id, counted(each)])];
   if (chosen && !one) options.push([chosen, state.notes.collections ? "could not be loaded" : "…"]);
   return [
     select("Collection", "collection", options, {
@@ -75,7 +78,7 @@ export function addTo(add, isIn = []) {
         },
       },
       h("option", { key: "", value: "" }, "Add to collection…"),
-      collections.filter(({ id }) => !isIn.includes(id)).map((one) => h("option", { key: one.id, value: one.id }, nameOf(one))),
+      collections.filter(({ id }) => !isIn.includes(id)).map((one) => h("option", { key: one.id, value: one.id }, counted(one))),
       h("option", { key: NEW, value: NEW }, "New collection…"),
     ),
   );

@@ -85,7 +85,9 @@ export async function loadFirst() {
     return null;
   } catch (error) {
     own.isRefused = error.status === 422 || error.status === 404;
-    if (mine === asked) state.notes.gallery = error.errors?.map((one) => `${one.field}: ${one.message}`).join(" ") || error.message;
+    const isOfCollection = own.isRefused && error.errors?.some(({ field }) => field === "collection");
+    if (isOfCollection && mine === asked) state.notes.gallery = "There is no such collection.";
+    else if (mine === asked) state.notes.gallery = error.errors?.map((one) => `${one.field}: ${one.message}`).join(" ") || error.message;
     return error;
   } finally {
     changed();
@@ -174,7 +176,7 @@ export function gallery() {
     own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
     own.total === 0 && !state.notes.gallery ? nothing() : null,
     own.total ? grid() : null,
-    own.more ? h("p", { key: "full", class: "note" }, `These are the newest ${number(own.total)}. Choose an end date to see older ones.`) : null,
+    own.more && own.total ? h("p", { key: "full", class: "note" }, `These are the newest ${number(own.total)}. Choose an end date to see older ones.`) : null,
     own.selected.size ? selection() : null,
   ];
 }

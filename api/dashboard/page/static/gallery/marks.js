@@ -4,7 +4,7 @@ import { call, get } from "../base/api.js";
 import { attempt, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { afterDrawing, changed, state } from "../base/state.js";
-import { addTo, loadCollections, named, takeOut } from "./collections.js";
+import { addTo, loadCollections, named, nameOf, takeOut } from "./collections.js";
 
 const known = new Map(); // videos by id, as the gallery lists them; null while one is asked for
 
@@ -30,7 +30,7 @@ export function marks(job) {
         await call("PATCH", `/api/v1/collections/${collection}`, { body: { add: [job.id] } });
         video.collections = [...new Set([...video.collections, collection])];
         await loadCollections();
-      }, "Added to the collection"),
+      }, `Added to “${nameOf(collection)}”`),
       video.collections,
     ),
   ];

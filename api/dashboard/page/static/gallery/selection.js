@@ -9,7 +9,7 @@ import { button } from "../base/parts.js";
 import { selectionBar } from "../base/selection_bar.js";
 import { changed, mergeJobs } from "../base/state.js";
 import { deletion } from "../job/actions.js";
-import { addTo, loadCollections, takeOut } from "./collections.js";
+import { addTo, loadCollections, nameOf, takeOut } from "./collections.js";
 import { clearSelection, loadFirst, own, reload } from "./gallery.js";
 import { focusCell } from "./grid.js";
 
@@ -38,7 +38,7 @@ export function selection() {
       ids.length <= MOST_AGAIN
         ? button("Make again", () => makeAgain(now()), { key: "again", kind: "steer" })
         : h("span", { key: "too-many", class: "small muted steer" }, `Make again takes at most ${MOST_AGAIN}`),
-      addTo((id) => change(() => addMany(id, now()), "Added to the collection")),
+      addTo((id) => change(() => addMany(id, now()), `${plural(ids.length, "video")} added to “${nameOf(id)}”`)),
       own.query.collection
         ? button("Take out", () => change(() => takeOut(own.query.collection, now()), "Taken out of the collection").then(reload), { key: "out", kind: "steer" })
         : null,

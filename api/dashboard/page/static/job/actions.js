@@ -11,6 +11,8 @@ import { changed, enterList, hasEnded, mergeJobs, removeJob, state, whenEnded, w
 const UNDO_MS = 5_000;
 const TWICE_MS = 400; // a second click or a held key is no change of mind
 
+const ALL = "all"; // in place of the id of one job
+
 const waiting = new Map(); // jobs whose cancel is not sent yet, by id: {title, timer}
 let turned = { id: null, at: 0 }; // the job whose cancel was asked for or taken back last
 const cancelled = new Set(); // ids of the jobs that were cancelled in this page
@@ -78,7 +80,7 @@ async function send(job) {
     const answer = await sendCancel(job.id);
     if (!answer) return tooLate(job);
     return hasEnded(answer) ? "Cancelled" : "Cancellation requested";
-  });
+  }, null, { not: `Not cancelled: ${titleOf(job).slice(0, 60)}`, again: () => send(state.jobs.get(job.id) ?? job) });
   changed();
 }
 
@@ -136,7 +138,7 @@ function retry(job) {
     if (isOpen) location.hash = `job/${made.id}`;
     retried = { id: made.id, isOpen };
     followRetry();
-  });
+  }, null, { not: `Not retried: ${titleOf(job).slice(0, 60)}`, again: () => retry(job) });
 }
 
 /** Shows what has become of the job that a retry has made, as long as its message is shown. */
@@ -172,7 +174,7 @@ export async function erase(job, gone) {
     await remove(`/api/v1/jobs/${job.id}`);
     gone?.();
     removeJob(job.id);
-  }, "Deleted");
+  }, "Deleted", { not: `Not deleted: ${titleOf(job).slice(0, 60)}` });
 }
 
 /**
@@ -182,6 +184,8 @@ export async function erase(job, gone) {
 export function again(job, strong, weak) {
   const reusing = (kind) => (job.type === "generation" ? reuse(job, kind) : null);
   if (job.status !== "failed" && job.status !== "cancelled") return reusing(weak);
+  if (job.retried_as)
+    return [h("a", { key: "retried", class: `button ${weak}`, href: `#job/${job.retried_as}`, "aria-label": `See the retry: ${titleOf(job).slice(0, 60)}` }, "See the retry"), reusing(weak)];
   const retrying = (kind) =>
     button("Retry", () => retry(job), { key: "retry", kind: `${kind} steer`, label: `Retry: ${titleOf(job).slice(0, 60)}` });
   const isHopeless = job.type === "generation" && job.status === "failed" && job.error?.retryable === false;
@@ -199,6 +203,20 @@ export function cancelButton(job, kind = "") {
   const title = titleOf(job).slice(0, 60);
   const [text, label] = isCancelling(job) ? ["Undo", `Undo the cancel: ${title}`] : ["Cancel", `Cancel: ${title}`];
   return button(text, () => turn(job), { key: "cancel", kind: `${kind} steer`, label });
+}
+
+/** The button that cancels all of these jobs that have not ended, and then takes that back; null for fewer than two. */
+export function cancelAllButton(jobs, kind = "") {
+  const open = jobs.filter((job) => !hasEnded(job));
+  if (open.length < 2) return null;
+  const isUndo = open.every(isCancelling);
+  const act = () => {
+    if (turned.id === ALL && Date.now() - turned.at < TWICE_MS) return;
+    turned = { id: ALL, at: Date.now() };
+    for (const job of open) if (isUndo) undo(job.id);
+    else cancel(job);
+  };
+  return button(isUndo ? "Undo" : `Cancel all ${open.length}`, act, { key: "cancel-all", kind: `${kind} steer`, label: isUndo ? "Undo the cancel of all" : `Cancel all ${open.length}` });
 }
 
 /** The progress of a job that has not ended, or that its cancel is about to be sent. */

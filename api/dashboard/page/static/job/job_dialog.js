@@ -12,6 +12,7 @@ import { attempts } from "./attempts.js";
 import { asCurl, asPython, copy } from "./copies.js";
 import { files, manifest, quality, result, settings, times, timings } from "./details.js";
 import { placeActions } from "../jobs/moving.js";
+import { player } from "./player.js";
 import { previewOf } from "./preview.js";
 import { sharedLink, shareButton } from "./sharing.js";
 
@@ -204,24 +205,8 @@ function copying(text, what, value) {
 }
 
 function media(job) {
-  const video = artifactOf(job, "video");
-  if (!video) return null;
-  const picture = artifactOf(job, "thumbnail");
-  const { width, height } = job.result;
-  return h("video", {
-    key: video.url,
-    class: "player",
-    controls: true,
-    preload: "metadata",
-    src: video.url,
-    poster: picture?.url,
-    width,
-    height,
-    playsinline: true,
-    loop: true,
-    "aria-label": `Video: ${titleOf(job)}`,
-    made: play,
-  });
+  const isLost = job.type === "generation" && job.status === "succeeded" && !job.mock && !artifactOf(job, "video");
+  return isLost ? note("No video of this job is stored.") : player(job, "", { made: play });
 }
 
 /** Plays a video that has just been shown, without sound, as its card does under the pointer. */

@@ -69,11 +69,17 @@ function archive(batch) {
   return h("a", { href: `${base}/api/v1/batches/${batch.id}/artifacts.zip`, download: "" }, text);
 }
 
+/** How the batch has ended: of one that succeeded in part, that matters more than how the rest ended. */
+function outcome({ status, counts: { succeeded }, total, finished_at }) {
+  const isPart = finished_at && succeeded && succeeded < total;
+  return isPart ? badge("partly", `${number(succeeded)} of ${number(total)} succeeded`) : badge(status);
+}
+
 function line(batch) {
   return h(
     "li",
     { key: batch.id },
-    badge(batch.status),
+    outcome(batch),
     " ",
     h("a", { href: `#jobs?batch_id=${batch.id}` }, nameOf(batch)),
     ` · ${number(ended(batch))} of ${number(batch.total)} ended · ${ago(batch.created_at)} · `,
@@ -90,7 +96,7 @@ function one(batch) {
     h(
       "p",
       null,
-      badge(batch.status),
+      outcome(batch),
       ` ${plural(batch.total, "job")}, ${ago(batch.created_at)}: ${number(succeeded)} succeeded, ${number(failed)} failed, ${number(cancelled)} cancelled`,
     ),
     batch.finished_at ? null : h("p", { class: "progress" }, bar(batch.percent, `Progress of ${nameOf(batch)}`)),

@@ -2,17 +2,18 @@
 // its link, or in the job's dialog.
 
 import { patch, post } from "../base/api.js";
-import { attempt } from "../base/dialogs.js";
+import { attempt, showMessage } from "../base/dialogs.js";
 import { h, icon } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { button, select, titleOf } from "../base/parts.js";
-import { afterDrawing, changed, mergeJobs } from "../base/state.js";
+import { afterDrawing, changed, mergeJobs, state } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const may = (scope) => document.body.dataset.scopes.includes(scope);
 
 let dragged = null;
-let over = null;
+let over = null; // the target under the pointer
+let row = null; // the id of the job under it
 
 /** Returns whether the job can be moved by this key: it waits, and the key may change jobs. */
 export const isMovable = (job) => (job.status === "queued" || job.status === "paused") && may("submit");
@@ -35,7 +36,7 @@ export function placeActions(job) {
 /** Notes the job that is dragged; null: none any more. */
 export function dragging(event, job) {
   dragged = event && job ? job : null;
-  over = null;
+  over = row = null;
   if (event) {
     event.dataTransfer.effectAllowed = "move";
     event.dataTransfer.setData("text/plain", job.id);
@@ -70,19 +71,41 @@ export function dropZones() {
   );
 }
 
-function hover(event, target) {
+/** What a dragged job becomes that is dropped on the row of this one: first in the queue, or as urgent as it. */
+function targetAt(job) {
+  const first = state.list.ids?.map((id) => state.jobs.get(id)).find((one) => one?.status === "queued");
+  return mayBeFirst(dragged) && (job.id === first?.id || job.moved_to_front_at) ? "front" : job.priority;
+}
+
+/** Returns the handlers with which the row of a job that waits takes a dragged one; none while nothing is dragged over it. */
+export function droppable(job) {
+  if (!dragged || dragged.id === job.id || !isMovable(job)) return {};
+  const target = targetAt(job);
+  return {
+    dragover: (event) => hover(event, target, job.id),
+    dragleave: () => hover(null, null),
+    drop: (event) => dropped(event, target),
+  };
+}
+
+/** Whether a dragged job is over the row of this one. */
+export const isUnder = (job) => dragged !== null && row === job.id;
+
+function hover(event, target, id = null) {
   event?.preventDefault();
-  if (over === target) return;
+  if (over === target && row === id) return;
   over = target;
+  row = id;
   changed();
 }
 
 function dropped(event, target) {
   event.preventDefault();
   const job = dragged;
-  dragged = over = null;
+  dragged = over = row = null;
   changed();
-  if (job) move(job, target);
+  if (job?.priority === target) showMessage(`Its priority is ${target} already. Jobs of one priority start in the order in which they came: raise the priority, or drop the job on the first one of the queue.`);
+  else if (job) move(job, target);
 }
 
 /** Alt and an arrow key raise or lower the priority, Alt+Home moves the job to the front. */
@@ -104,5 +127,5 @@ export function move(job, target) {
     mergeJobs([answer]);
     await load.jobs().catch(() => {}); // the feed reports an unreachable server
     return target === "front" ? `Moved to the front: ${title}` : `Priority ${target}: ${title}`;
-  });
+  }, null, { not: `Not moved: ${title}`, again: () => move(state.jobs.get(job.id) ?? job, target) });
 }

@@ -5,7 +5,7 @@ import { ago, moment, number, seconds, words } from "../base/format.js";
 import { artifactOf, badge, durationOf, placeTags, titleOf } from "../base/parts.js";
 import { hasEnded } from "../base/state.js";
 import { again, cancelButton, stateOf } from "../job/actions.js";
-import { dragging, isMovable, moveByKey } from "./moving.js";
+import { dragging, droppable, isMovable, isUnder, moveByKey } from "./moving.js";
 import { isSelected, selectAll, selectByKey, toggle } from "./selection.js";
 
 const INTERACTIVE = "a, button, input, label, select, summary, .grip";
@@ -52,14 +52,14 @@ function row(job) {
       role: "row",
       "data-job": job.id,
       heir: ".job-link",
-      class: isSelected(job.id) ? "selected" : "",
+      class: `${isSelected(job.id) ? "selected" : ""} ${isUnder(job) ? "under" : ""}`,
       draggable: movable ? "true" : undefined,
-      on: { click: (event) => openRow(event, job), dragstart: (event) => dragging(event, job), dragend: () => dragging(null) },
+      on: { click: (event) => openRow(event, job), dragstart: (event) => dragging(event, job), dragend: () => dragging(null), ...droppable(job) },
     },
     h(
       "td",
       { role: "cell", class: "pick" },
-      movable ? h("span", { key: "grip", class: "grip", "aria-hidden": "true", title: "Drag to the front or to another priority" }, icon("drag")) : null,
+      movable ? h("span", { key: "grip", class: "grip", "aria-hidden": "true", title: "Drag onto the first job to start next, or onto a job of another priority" }, icon("drag")) : null,
       h("input", {
         key: "box",
         type: "checkbox",

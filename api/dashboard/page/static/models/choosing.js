@@ -89,7 +89,7 @@ function comparison({ a, b, found, performance }) {
         ),
       ),
     ),
-    h("p", { class: "hint" }, "Average times are of the jobs that each model has run here, whatever their sizes. The ratio below is for the same size, frames and steps."),
+    h("p", { class: "hint" }, `Average times are of the jobs that each model has run here, whatever their sizes.${found.speed_difference_percent === null ? "" : " Which one is faster is judged by the same size, frames and steps."}`),
     found.recommendation ? h("p", null, h("b", null, found.recommendation)) : null,
     h(
       "dl",

@@ -5,8 +5,9 @@ import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
 import { number, plural, seconds, sentence, soon } from "../base/format.js";
 import * as load from "../base/load.js";
-import { artifactOf, badge, bar, button, progressOf, progressText, readyOf, titleOf } from "../base/parts.js";
+import { artifactOf, badge, bar, button, progressText, readyOf, titleOf } from "../base/parts.js";
 import { changed, hasEnded, state } from "../base/state.js";
+import { cancelAllButton, cancelButton, stateOf } from "../job/actions.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
 import { pausedLine, pauseOf } from "../overview/pauses.js";
 import { chosenInWords } from "./choices.js";
@@ -16,7 +17,7 @@ import { focusCreate, leaveOut, newSeed } from "./reusing.js";
 
 const PAUSE_MS = 400;
 const FRESH_MS = 15_000; // afterwards the queue has changed
-const UNKNOWN_MS = 3_000; // the same, while nothing is known of the start
+const UNKNOWN_MS = 3_000; // the same, while nothing is known of the start, or if more or fewer jobs wait
 // In place of a picture: its content changes neither memory nor time.
 const DOT =
   "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC";
@@ -115,13 +116,19 @@ function chosenLoras() {
 function inBrief({ jobs, count, batch_id }) {
   const [job] = jobs;
   const picture = jobs.map((one) => artifactOf(one, "thumbnail")).find(Boolean);
-  const ended = hasEnded(job) ? [badge(job.status), h("span", { class: "title" }, titleOf(job))] : progressOf(job);
+  const ended = hasEnded(job) ? [badge(job.status), h("span", { class: "title" }, titleOf(job))] : stateOf(job);
+  const href = count > 1 ? `#jobs?batch_id=${batch_id}` : `#job/${job.id}`;
   return h(
-    "a",
-    { key: "newest", class: "row newest", href: count > 1 ? `#jobs?batch_id=${batch_id}` : `#job/${job.id}` },
-    picture ? h("span", { class: "frame" }, h("img", { src: picture.url, alt: "" })) : null,
-    count > 1 ? together(jobs, count) : ended,
-    h("span", { class: "button quiet" }, "Open"),
+    "div",
+    { key: "newest", class: "row newest" },
+    h(
+      "a",
+      { key: "link", class: "row newest-link", href },
+      picture ? h("span", { class: "frame" }, h("img", { src: picture.url, alt: "" })) : null,
+      count > 1 ? together(jobs, count) : ended,
+      h("span", { class: "button quiet" }, "Open"),
+    ),
+    count > 1 ? cancelAllButton(jobs, "quiet") : hasEnded(job) ? null : cancelButton(job, "quiet"),
   );
 }
 
@@ -164,12 +171,14 @@ function figures({ cost, expected, memory, model_ready: ready }, entry) {
   // Counted from the answer: while nothing is sent, the time that passes brings neither nearer.
   const isDated = !held && (expected.start_at || !ready);
   const end = expected.end_at ?? endOf(expected.start_at, cost);
+  const starts = expected.start_at ? soon(expected.start_at, estimate.at) : later;
+  const ends = end ? soon(end, estimate.at) : null;
   return [
     h(
       "dl",
       { class: "estimate-facts" },
-      isDated ? pair("Starts", expected.start_at ? soon(expected.start_at, estimate.at) : later) : null,
-      isDated ? pair("Ends", end ? soon(end, estimate.at) : known ? "not known" : "not measured yet") : null,
+      isDated ? pair("Starts", starts) : null,
+      isDated ? pair("Ends", ends ? (ends === starts && ends !== "now" ? "less than a minute later" : ends) : known ? "not known" : "not measured yet") : null,
       pair("Device time", cost.gpu_seconds !== null ? `about ${seconds(cost.gpu_seconds)}` : known ? `about ${seconds(cost.generation_seconds)} after loading` : "not measured yet"),
     ),
     first ? download(first) : null,
@@ -274,7 +283,9 @@ async function ask() {
   else delete wanted.fit;
   if (wanted.fit === "auto") delete wanted.fit; // the size follows the picture itself, at the same area
   const of = JSON.stringify([wanted, state.pauses]);
-  if (estimate.of === of && Date.now() - estimate.at < (estimate.found?.expected.start_at === null ? UNKNOWN_MS : FRESH_MS)) return;
+  const queued = state.counts?.queued;
+  const isOld = estimate.found?.expected.start_at === null || queued !== estimate.queued;
+  if (estimate.of === of && Date.now() - estimate.at < (isOld ? UNKNOWN_MS : FRESH_MS)) return;
   const outside = outsideOf(form);
   if (outside.length) {
     if (String(estimate.outside) !== String(outside)) {
@@ -283,7 +294,7 @@ async function ask() {
     }
     return;
   }
-  const known = { ...NOTHING, of, at: Date.now() };
+  const known = { ...NOTHING, of, queued, at: Date.now() };
   asking = true;
   try {
     known.found = await post("/api/v1/jobs/generation?dry_run=true", wanted);

@@ -5,9 +5,10 @@ import { awaited } from "../base/awaited.js";
 import { showMessage } from "../base/dialogs.js";
 import { h, icon } from "../base/dom.js";
 import * as load from "../base/load.js";
-import { artifactOf, badge, empty, note, progressOf, titleOf } from "../base/parts.js";
+import { artifactOf, badge, empty, note, titleOf } from "../base/parts.js";
 import { hasEnded, mergeJobs, state } from "../base/state.js";
-import { reuse, wasCancelledHere } from "../job/actions.js";
+import { cancelAllButton, cancelButton, reuse, stateOf, wasCancelledHere } from "../job/actions.js";
+import { player } from "../job/player.js";
 import { shareAt, shareButton, sharedLink } from "../job/sharing.js";
 import * as stored from "./stored.js";
 
@@ -94,11 +95,12 @@ function tell({ ids, batch_id }, text, kind, milliseconds = ENDED_MS) {
 
 export function results() {
   const jobs = submitted.flatMap(known).slice(0, SHOWN);
+  const newest = submitted.length ? cancelAllButton(known(submitted[0]), "quiet") : null;
   const isAwaited = submitted.length && !jobs.length;
   return h(
     "section",
     { class: "panel", "aria-labelledby": "h-recent" },
-    h("div", { class: "row between" }, h("h2", { id: "h-recent" }, "Your recent jobs"), h("a", { href: "#jobs" }, "All jobs")),
+    h("div", { class: "row between" }, h("h2", { id: "h-recent" }, "Your recent jobs"), h("div", { class: "row" }, newest, h("a", { href: "#jobs" }, "All jobs"))),
     jobs.length
       ? h("ul", { class: "now results" }, jobs.map(resultItem))
       : ((isAwaited && awaited("submitted", "recent jobs")) || empty("Jobs that you submit on this page appear here with their progress.")),
@@ -116,24 +118,10 @@ function resultItem(job) {
       h("a", { class: "title", href: `#job/${job.id}` }, titleOf(job)),
       badge(job.status),
     ),
-    hasEnded(job) ? null : progressOf(job),
+    hasEnded(job) ? null : stateOf(job),
     job.error ? note(job.error.message, "bad") : null,
     (job.fallback_applied ?? []).map((one) => note(one.message)),
-    video
-      ? h("video", {
-          key: video.url,
-          class: "player small-player",
-          controls: true,
-          loop: true,
-          preload: "metadata",
-          src: video.url,
-          poster: artifactOf(job, "thumbnail")?.url,
-          playsinline: true,
-          width: job.result.width,
-          height: job.result.height,
-          "aria-label": `Video: ${titleOf(job)}`,
-        })
-      : null,
+    player(job, "small-player"),
     job.status === "succeeded" ? h("p", { class: "small muted" }, `seed ${String(job.params.seed)} · ${job.params.resolution}`) : null,
     video
       ? h(
@@ -145,6 +133,7 @@ function resultItem(job) {
           shareButton(job, "quiet"),
         )
       : null,
+    hasEnded(job) ? null : h("div", { class: "row result-actions", key: "cancel" }, cancelButton(job, "quiet")),
     sharedLink(job),
   );
 }

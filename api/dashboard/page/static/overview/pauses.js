@@ -74,7 +74,7 @@ export function pausedLine(row, meaning = "") {
   const name = row.scope === "everything" ? "queue" : nameOf(row);
   return h(
     "div",
-    { key: "paused", class: "row wrap" },
+    { key: "paused", class: "row" },
     h("p", { class: "warn-text" }, `The ${name} is paused${row.until ? ` until ${at(row.until)}` : ""}. ${meaning}`.trim()),
     isAdmin() ? button("Resume", () => resume(row), { label: `Resume the ${name}` }) : null,
   );

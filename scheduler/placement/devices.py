@@ -14,6 +14,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from heapq import heapify, heappop, heappush
 from itertools import islice
 
 from scheduler.placement.avoidance import avoided, kept_near
@@ -23,6 +24,8 @@ from shared.jobs.dispatch import Busy, Queue, Waiting, rank_of
 
 # How many of the first jobs the lateness test simulates. The deadlines of later jobs are too far off to be missed.
 _HORIZON = 100
+# With at most so many jobs dispatched in advance, those behind one that was placed before them change their devices.
+_SHIFTED = 16
 
 
 @dataclass(frozen=True)
@@ -272,7 +275,8 @@ def _overtaking(
     """Yield assignments of remaining jobs to devices whose dispatched job has not started and should run later.
 
     A job replaces a dispatched job of a less urgent rank. It replaces one of equal rank if it arrived after that
-    dispatch and its owner has been served at least two jobs fewer. It gets the device that is free first.
+    dispatch and its owner has been served at least two jobs fewer. It gets the device that is free first. Then the
+    replaced jobs replace dispatched ones that come after them (`_shifted`), so that the order of all others is kept.
     """
     if not out:
         return
@@ -288,10 +292,11 @@ def _overtaking(
     for bucket in buckets.values():
         bucket.sort(key=lambda item: item[:2])
     last, most = _last_and_most(buckets, taken)
+    replaced: list[Waiting] = []
     for job in choice.backlog.left():
         rank = rank_of(job, now)
         if rank > last:
-            return  # no later job can replace a dispatched one either
+            break  # no later job can replace a dispatched one either
         if rank == last and taken[job.owner] >= most - 1:
             continue
         behind = _soonest_behind(job, rank, buckets, taken, choice.slots.fitting(job))
@@ -304,7 +309,42 @@ def _overtaking(
         taken[item[2].owner] -= 1
         taken[job.owner] += 1
         last, most = _last_and_most(buckets, taken)
+        replaced.append(item[2])
         yield Assignment(job.job_id, item[1])
+    if replaced:
+        left = sorted(item[:2] for bucket in buckets.values() for item in bucket)
+        yield from _shifted(moment, replaced, [(key, out[key]) for _, key in left], choice)
+
+
+def _shifted(
+    moment: Moment, replaced: Iterable[Waiting], out: Iterable[tuple[str, Waiting]], choice: _Choice
+) -> Iterator[Assignment]:
+    """Yield the dispatches of replaced jobs to devices whose dispatched job comes after them in the queue's order.
+
+    `out`: the dispatched jobs that were not replaced, with their devices, the one that is free first at the beginning.
+    Otherwise a replaced job would start after jobs behind it. Where many devices have one, another device is free soon
+    for it, and nothing is moved, because each move is a message.
+    """
+    left = dict(out)
+    if len(left) > _SHIFTED:
+        return
+    places = {
+        job.job_id: place
+        for place, job in enumerate(in_order([*replaced, *left.values()], moment.queue.busy, moment.queue.now))
+    }
+    waiting = [(places[job.job_id], job) for job in replaced]
+    heapify(waiting)
+    while waiting:
+        place, job = heappop(waiting)
+        groups = choice.slots.fitting(job)
+        after = (
+            key for key, other in left.items() if places[other.job_id] > place and choice.slots.group(key) in groups
+        )
+        if (key := next(after, None)) is None:
+            continue
+        other = left.pop(key)
+        heappush(waiting, (places[other.job_id], other))
+        yield Assignment(job.job_id, key)
 
 
 def _last_and_most(

@@ -226,7 +226,30 @@ def ahead(priority: int = 3, **values: object) -> list[Waiting]:
 def test_an_urgent_job_takes_the_place_ahead_of_the_device_that_is_free_first() -> None:
     low = [job(f"low-{number}", "a", 1.5, priority=3) for number in range(3)]
     urgent = job("urgent", "a", 9.0, priority=0)
-    assert recalls([*ahead(), *low, urgent], BUSY) == ([Assignment("urgent", "n/0")], [Assignment("ahead-0", "n/0")])
+    assignments, gone = recalls([*ahead(), *low, urgent], BUSY)
+    assert assignments == [Assignment("urgent", "n/0"), Assignment("ahead-0", "n/1")]
+    assert gone == [Assignment("ahead-1", "n/1")]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_a_job_that_is_moved_to_the_front_changes_the_order_of_no_others(count: int) -> None:
+    """They were dispatched to devices in any order, and those are free one after the other."""
+    for seed in range(20):
+        places = random.Random(seed).sample(range(count), count)
+        busy = [running(f"r{index}", f"n/{index}", "a", since=float(places[index])) for index in range(count)]
+        line = [
+            job(f"{number}", "a", float(number), dispatched_to=f"n/{places.index(number)}", dispatched_at=number + 0.5)
+            for number in range(count)
+        ]
+        front = job("front", "a", 8.0)._replace(front_at=8.5)
+        moment = now_moment([*line, front, job("last", "a", 7.0)], [device(n, MODELS) for n in range(count)], busy, 9.0)
+        assignments = decide(moment)
+        at = {one.job_id: one.device_key for one in assignments}
+        gone = {one.job_id for one in displaced(moment.queue, assignments)}
+        assert gone == {str(count - 1)}
+        keys = {one.job_id: at.get(one.job_id, one.dispatched_to) for one in (*line, front) if one.job_id not in gone}
+        starts = sorted(keys, key=lambda job_id: places[int(str(keys[job_id]).rpartition("/")[2])])
+        assert starts == ["front", *(str(number) for number in range(count - 1))]
 
 
 def test_two_urgent_jobs_take_two_places_and_a_third_takes_none() -> None:
@@ -268,7 +291,9 @@ def test_an_unanswered_message_at_an_idle_device_is_replaced_too() -> None:
 def test_a_job_of_an_owner_whose_turn_it_is_takes_the_place_of_one_whose_owner_has_more() -> None:
     busy = [one._replace(owner="many") for one in BUSY]
     waiting = [*ahead(priority=2, owner="many"), job("one", "a", 9.0, owner="few")]
-    assert recalls(waiting, busy) == ([Assignment("one", "n/0")], [Assignment("ahead-0", "n/0")])
+    assignments, gone = recalls(waiting, busy)
+    assert assignments == [Assignment("one", "n/0"), Assignment("ahead-0", "n/1")]
+    assert gone == [Assignment("ahead-1", "n/1")]
 
 
 def test_a_turn_is_taken_once_by_what_arrives_so_that_nothing_is_recalled_back_and_forth() -> None:

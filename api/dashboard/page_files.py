@@ -17,6 +17,8 @@ _SHARED_STYLE = "page.css"
 # Loaded when their views are first opened, and by the sign-in page.
 _LATER = (
     "base/shortcuts.js",
+    "job/attempts.js",
+    "job/details.js",
     "jobs/bulk.js",
     "jobs/flows.js",
     "gallery/gallery.js",

@@ -140,7 +140,7 @@ def test_messages_leave_the_button_free_and_the_newest_job_is_seen_beside_it(
 ) -> None:
     page = open_page("#new", viewport={"width": width, "height": 844})
     choose_model(page, "T2V-A14B")
-    toast, newest = page.locator(".toast"), page.locator(".make-bar .newest")
+    toast, newest = page.locator(".toast"), page.locator(".make-bar .newest-link")
     stack.request("POST", "/api/v1/queues/pause", json={"reason": "a test"})
     try:
         submit(page, "its entry is below the edge")
@@ -307,7 +307,7 @@ def test_many_loras_are_counted_beside_the_button_and_one_that_is_left_out_is_th
 def test_several_videos_are_counted_on_the_button_and_beside_it(open_page: Open, stack: Stack, paused: None) -> None:
     page = open_page("#new", viewport={"width": 390, "height": 844})
     choose_model(page, "T2V-A14B")
-    create, newest = page.locator(".make-go .primary"), page.locator(".make-bar .newest")
+    create, newest = page.locator(".make-go .primary"), page.locator(".make-bar .newest-link")
     page.get_by_label("Videos").fill("99")
     expect(create).to_have_text("Create video")
     page.get_by_label("Videos").fill("4")
@@ -707,6 +707,59 @@ def test_a_message_and_its_buttons_are_above_the_dialog_that_is_open(open_page: 
     question.get_by_role("button", name="Delete").click()
     expect(page.locator("body > #toasts")).to_contain_text("Deleted")
     expect(page.get_by_role("status").filter(has_text="Deleted")).to_be_visible()
+
+
+HIDDEN = """() => {
+    const field = document.activeElement;
+    const { top, bottom } = field.getBoundingClientRect();
+    if (!field.closest(".make-form") || bottom - top > 200) return null;
+    const least = document.querySelector("header.top").getBoundingClientRect().bottom;
+    const most = document.querySelector(".make-bar").getBoundingClientRect().top;
+    return top < least || bottom > most ? `${field.id || field.textContent} at ${top} to ${bottom}` : null;
+}"""
+
+
+@pytest.mark.parametrize("size", [(1400, 900), (390, 844)])
+@pytest.mark.parametrize("key", ["Tab", "Shift+Tab"])
+def test_what_has_the_focus_is_clear_of_the_bars(open_page: Open, size: tuple[int, int], key: str) -> None:
+    page = open_page("#new", viewport={"width": size[0], "height": size[1]})
+    choose_model(page, "T2V-A14B")
+    open_advanced(page)
+    expect(page.locator(".make-bar")).to_contain_text("Device time")
+    page.get_by_label("Prompt" if key == "Tab" else "Also send progress", exact=True).focus()
+    for _ in range(40):
+        page.keyboard.press(key)
+        assert page.evaluate(HIDDEN) is None
+
+
+def test_only_possible_numbers_of_devices_are_offered(open_page: Open, stack: Stack) -> None:
+    devices = stack.request("GET", "/api/v1/workers").json()["devices"]
+    page = open_page("#new")
+    choose_model(page, "T2V-A14B")
+    open_advanced(page)
+    expect(page.locator("#connection")).to_have_text("live")
+    possible = [size for size in (1, 2, 4) if size <= len(devices)]
+    select = page.locator("select[name=devices_per_job]")
+    if len(possible) == 1:
+        expect(select).to_have_count(0)
+    else:
+        expect(select.locator("option")).to_have_text([str(size) for size in possible])
+
+
+def test_space_plays_and_pauses_and_the_tab_has_the_jobs_name(open_page: Open, stack: Stack) -> None:
+    job = stack.submit(prompt="played by Space")
+    stack.wait_status(job)
+    page = open_page(f"#job/{job}", reduced_motion="reduce")
+    video = page.get_by_role("dialog").locator("video")
+    expect(video).to_have_js_property("readyState", 4)
+    expect(page).to_have_title(re.compile("played by Space · wanworks$"))
+    assert video.evaluate("video => video.paused")
+    page.keyboard.press(" ")
+    expect(video).to_have_js_property("paused", False)
+    page.keyboard.press(" ")
+    expect(video).to_have_js_property("paused", True)
+    page.keyboard.press("Escape")
+    expect(page).not_to_have_title(re.compile("played by Space"))
 
 
 def test_a_video_that_cannot_be_loaded_says_why(open_page: Open, stack: Stack, watched: Watched) -> None:

@@ -4,11 +4,30 @@ import re
 
 from playwright.sync_api import expect
 
-from tests.browser.conftest import Open
+from tests.browser.conftest import Open, Watched
 from tests.support.stack import Stack
 
 LONG = {"frames": 81, "steps": 60}
 SOON = 8_000  # ms; everything is loaded again every thirty seconds
+
+
+def test_the_first_messages_count_no_job_twice(open_page: Open, stack: Stack, paused: None, watched: Watched) -> None:
+    for number in range(6):
+        stack.submit(prompt=f"counted once {number}", frames=81, steps=60)
+    page = open_page("#alerts")
+    nothing = {"data": [], "has_more": False, "next": None, "looked_at": None}
+    page.route(re.compile(r"/api/v1/jobs\?"), lambda route: route.fulfill(json=nothing))
+    page.add_init_script("""
+        window.counts = new Set();
+        setInterval(() => counts.add(document.getElementById("count-jobs")?.dataset.value), 5);
+    """)
+    page.reload()
+    expect(page.locator("#connection")).to_have_text("live")
+    by_status = stack.request("GET", "/api/v1/jobs/count").json()["by_status"]
+    active = by_status["queued"] + by_status["running"] + by_status["paused"]
+    expect(page.locator("#count-jobs")).to_have_attribute("data-value", str(active))
+    page.wait_for_timeout(1_500)  # longer than until the counts are read again
+    assert {int(one) for one in page.evaluate("[...counts]") if one} <= {0, active}
 
 
 def test_the_counts_follow_a_job_that_the_page_makes_and_cancels(open_page: Open, stack: Stack, paused: None) -> None:

@@ -11,7 +11,7 @@ import { jobs } from "./jobs/jobs.js";
 import { closeJob, drawJob, openJob, watched } from "./job/job_dialog.js";
 import * as load from "./base/load.js";
 import * as menus from "./base/menus.js";
-import { loading } from "./base/parts.js";
+import { loading, titleOf } from "./base/parts.js";
 import { newJob, startFrom } from "./new/new_job.js";
 import { announceEnds } from "./new/recent.js";
 import { overview } from "./overview/overview.js";
@@ -61,11 +61,12 @@ function route(first = false) {
     return;
   }
   closeJob();
+  let lost = null;
   if (name in PARTS_OF) return location.replace(`#${PARTS_OF[name]}`);
   const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : FIRST;
   if (name && wanted === FIRST && name !== FIRST) {
     history.replaceState(null, "", `#${FIRST}`);
-    showMessage(`There is no view "${name.slice(0, 40)}".`, "bad");
+    lost = name;
   }
   if (wanted in LATER) open(wanted, wanted === "gallery" ? params : name === "flow" ? decodeURIComponent(id) : null);
   behind = location.hash.slice(1) || FIRST;
@@ -73,6 +74,7 @@ function route(first = false) {
   if (wanted === "jobs") filterBy(params);
   if (wanted === "new") startFrom(params);
   show(wanted, first);
+  if (lost) showMessage(`There is no view "${lost.slice(0, 40)}".`, "bad", { stays: false });
   if (wanted === "jobs" && !first) load.jobs().catch(() => {}); // the feed reports an unreachable server
 }
 
@@ -113,7 +115,8 @@ const showShortcuts = () => attempt(async () => (await script(() => import("./ba
 
 function drawTitle() {
   const open = state.alerts.size ? `(${state.alerts.size}) ` : "";
-  document.title = `${open}${titles[view]} · wanworks`;
+  const job = location.hash.startsWith("#job/") ? state.jobs.get(location.hash.slice("#job/".length)) : null;
+  document.title = `${open}${job ? titleOf(job).slice(0, 60) : titles[view]} · wanworks`;
 }
 
 function draw() {

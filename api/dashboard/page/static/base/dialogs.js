@@ -115,7 +115,7 @@ export function liftToasts() {
   if (!shown.size) return;
   const { left, height } = toasts.getBoundingClientRect();
   let lift = "";
-  for (const bar of topmost() === document.body ? document.querySelectorAll(".make-bar, .selection-bar") : []) {
+  for (const bar of topmost() === document.body ? document.querySelectorAll(".make-bar, .selection-bar, .drop-zones") : []) {
     const { top, right, bottom } = bar.getBoundingClientRect();
     const isBelow = top < innerHeight && innerHeight - bottom < height + EDGE;
     if (isBelow && right > left) lift = `${innerHeight - top + 8}px`;

@@ -4,13 +4,14 @@
 import { Unreachable, answers, base, get } from "./api.js";
 import * as load from "./load.js";
 import { mergePreview } from "../job/preview.js";
-import { changed, enterList, mergeAlert, mergeJobs, recount, state, whenEnded, whenMoved } from "./state.js";
+import { activeCount, changed, enterList, mergeAlert, mergeJobs, recount, state, whenEnded, whenMoved } from "./state.js";
 
 const POLL_MS = 5_000;
 const REFRESH_MS = 30_000;
 const STALE_MS = 15_000; // the server sends a message at least every ten seconds
 const LONGEST_WAIT_MS = 30_000;
 const MOVED_MS = 1_000;
+const EXPECTED_MS = 5_000;
 const DRAIN = new Set(["draining", "drained"]);
 
 /**
@@ -115,6 +116,7 @@ async function tick() {
   try {
     if (feed.link === "lost") await guarded(probe);
     else if (since > REFRESH_MS) await refresh();
+    else if (feed.link === "live" && activeCount() && now - expectedAt > EXPECTED_MS) await guarded(readExpected);
     else if ((feed.link !== "live" || feed.isFailing || isStale(now)) && now - (feed.polledAt ?? 0) > POLL_MS) {
       feed.polledAt = now;
       await guarded(() => Promise.all([load.essentials(), load.view(view)]));
@@ -130,6 +132,10 @@ function connect() {
   const mine = new WebSocket(`${scheme}//${location.host}${base}/api/v1/dashboard/ws`);
   socket = mine;
   receivedAt = Date.now();
+  mine.addEventListener("open", () => {
+    state.isSettling = true; // the first messages tell of all jobs
+    movedSoon();
+  });
   mine.addEventListener("message", ({ data }) => {
     if (mine !== socket) return;
     failures = 0;
@@ -171,12 +177,25 @@ function movedSoon() {
   moving ??= setTimeout(() => {
     moving = null;
     if (document.hidden) return;
-    const parts = [load.counts()];
+    const counts = load.counts().finally(() => {
+      state.isSettling = false;
+    });
+    const parts = [counts];
     if (view === "overview" || view === "new") parts.push(load.active());
     if (view === "jobs") parts.push(load.jobs());
     if (view === "new") parts.push(load.models()); // which are loaded now
     guarded(() => Promise.all(parts));
   }, MOVED_MS);
+}
+
+let expectedAt = 0; // when the expected starts of the queued jobs were read last
+
+/** Reads when queued jobs are expected to start, which no message tells: it follows how fast others run. */
+function readExpected() {
+  expectedAt = Date.now();
+  const isShown = [...state.jobs.values()].some((job) => job.status === "queued");
+  if (!isShown) return undefined;
+  return view === "jobs" ? load.jobs() : view === "overview" || view === "new" ? load.active() : undefined;
 }
 
 const MESSAGE_HANDLERS = {

@@ -34,6 +34,7 @@ export const state = {
   usage: null, // device time of this month by key and model; for administrators
   pauses: null, // that are in force
   notes: {}, // by part: why it could not be loaded
+  isSettling: false, // whether messages tell what the counts may have already, until they are loaded again
   loaded: new Set(), // parts that the server has answered at least once: only then may a view call something empty
 };
 
@@ -110,6 +111,7 @@ export function mergeJobs(jobs, listed = false) {
 
 /** Moves a job from count to count, so that the figures agree with the jobs until the server is asked again. */
 export function recount(before, job) {
+  if (state.isSettling) return;
   const from = before ? before.status : job.status === "running" ? "queued" : null; // an unknown one was queued, or is new
   if (!state.counts || from === job.status || (!before && hasEnded(job))) return;
   state.counts[job.status] += 1;

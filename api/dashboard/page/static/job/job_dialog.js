@@ -8,9 +8,7 @@ import * as load from "../base/load.js";
 import { artifactOf, badge, button, loading, note, titleOf } from "../base/parts.js";
 import { hasEnded, mergeJobs, state } from "../base/state.js";
 import { again, cancelButton, erase, stateOf } from "./actions.js";
-import { attempts } from "./attempts.js";
 import { asCurl, asPython, copy } from "./copies.js";
-import { files, manifest, quality, result, settings, times, timings } from "./details.js";
 import { placeActions } from "../jobs/moving.js";
 import { player } from "./player.js";
 import { previewOf } from "./preview.js";
@@ -25,6 +23,7 @@ let missing = false;
 let failed = null; // why the job could not be loaded
 let neighbours = []; // ids of the list from which it was opened
 let leave = () => {};
+const facts = later(() => Promise.all([import("./details.js"), import("./attempts.js")]).then(([details, past]) => ({ ...details, ...past })));
 const marks = later(() => import("../gallery/marks.js")); // the favourite and the collections
 
 /**
@@ -100,6 +99,12 @@ function neighbour(step) {
 
 function keys(event) {
   if (event.altKey || event.ctrlKey || event.metaKey || event.target.closest("video, input, select, textarea, pre")) return;
+  const video = dialog.querySelector("video");
+  if (event.key === " " && video && !event.target.closest("a, button, summary")) {
+    event.preventDefault(); // it would scroll
+    if (video.paused) video.play().catch(() => {}); // it cannot be played here
+    else video.pause();
+  }
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   const to = step && neighbour(step);
   if (to) goOn(to);
@@ -120,7 +125,7 @@ export function drawJob() {
     h(
       "div",
       { class: "dialog-top" },
-      h("h2", { id: "job-title" }, title),
+      h("h2", { id: "job-title", tabindex: "-1", autofocus: true }, title),
       h("div", { class: "row" }, step(-1, "back"), step(1, "forward"), close()),
     ),
     job ? body(job) : h("div", { class: "dialog-body", key: "none" }, missing ? unknown() : failed ? wrong(failed, () => read(shown)) : loading()),
@@ -143,7 +148,7 @@ function step(by, symbol) {
 }
 
 function close() {
-  return h("button", { key: "close", type: "button", class: "icon-button", "aria-label": "Close", autofocus: true, on: { click: () => dialog.close() } }, "✕");
+  return h("button", { key: "close", type: "button", class: "icon-button", "aria-label": "Close", on: { click: () => dialog.close() } }, "✕");
 }
 
 function body(job) {
@@ -161,12 +166,18 @@ function body(job) {
     (job.result?.notes ?? []).map((text) => note(text)),
     h("div", { class: "row wrap job-actions", role: "group", "aria-label": "Actions" }, actions(job)),
     sharedLink(job),
+    facts() ? below(job, facts()) : facts.failed ? null : loading(),
+  );
+}
+
+function below(job, { times, attempts, settings, timings, quality, result, files, manifest }) {
+  return [
     times(job),
     attempts(job),
     job.type === "generation" ? [settings(job), timings(job), quality(job)] : result(job),
     files(job),
     manifest(job),
-  );
+  ];
 }
 
 function actions(job) {

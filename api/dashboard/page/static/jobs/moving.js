@@ -88,8 +88,8 @@ export function droppable(job) {
   };
 }
 
-/** Whether a dragged job is over the row of this one. */
-export const isUnder = (job) => dragged !== null && row === job.id;
+/** The class of the row of this job: whether a dragged one is over it, and whether dropping it there changes nothing. */
+export const under = (job) => (dragged === null || row !== job.id ? "" : over === dragged.priority ? "under refuses" : "under");
 
 function hover(event, target, id = null) {
   event?.preventDefault();

@@ -5,7 +5,7 @@ import { ago, moment, number, seconds, words } from "../base/format.js";
 import { artifactOf, badge, durationOf, placeTags, titleOf } from "../base/parts.js";
 import { hasEnded } from "../base/state.js";
 import { again, cancelButton, stateOf } from "../job/actions.js";
-import { dragging, droppable, isMovable, isUnder, moveByKey } from "./moving.js";
+import { dragging, droppable, isMovable, moveByKey, under } from "./moving.js";
 import { isSelected, selectAll, selectByKey, toggle } from "./selection.js";
 
 const INTERACTIVE = "a, button, input, label, select, summary, .grip";
@@ -52,7 +52,7 @@ function row(job) {
       role: "row",
       "data-job": job.id,
       heir: ".job-link",
-      class: `${isSelected(job.id) ? "selected" : ""} ${isUnder(job) ? "under" : ""}`,
+      class: `${isSelected(job.id) ? "selected" : ""} ${under(job)}`,
       draggable: movable ? "true" : undefined,
       on: { click: (event) => openRow(event, job), dragstart: (event) => dragging(event, job), dragend: () => dragging(null), ...droppable(job) },
     },

@@ -19,10 +19,19 @@ const FALLBACKS = [
   ["queue_and_wait", "wait for the model"],
 ];
 
+/** Returns how many devices of one kind the largest node has; infinite while that is not known. */
+function largestTeam() {
+  const counts = new Map();
+  for (const { node, kind } of state.workers?.devices ?? []) counts.set(`${node} ${kind}`, (counts.get(`${node} ${kind}`) ?? 0) + 1);
+  return counts.size ? Math.max(...counts.values()) : Infinity;
+}
+
 export function advanced(entry) {
   const isFixed = (name) => entry.fixed.includes(name); // a preset's parameter is shown, and not sent
   const value = (name) => valueOf(entry, name);
   const decimal = (name, label, range, hint) => real(name, label, value(name), range, undefined, isFixed(name), hint);
+  const team = draft.filled.devices_per_job ?? entry.devices_per_job;
+  const teams = entry.team_sizes.filter((size) => size <= largestTeam() || size === Number(team));
   return h(
     "details",
     { key: "advanced", class: "advanced", open: draft.filled.loras?.length > 0 },
@@ -42,8 +51,8 @@ export function advanced(entry) {
       entry.two_experts ? decimal("guidance_scale_2", "Guidance (low)", GUIDANCE, "The same for the second part, with the details.") : null,
       decimal("flow_shift", "Flow shift", FLOW_SHIFT, "Higher values spend more steps on the rough shape and motion."),
       choice("quantization", "Quantization", entry.quantizations, String(value("quantization") ?? "none"), { none: "none (native)" }, "Smaller weights: less memory, slightly different pictures."),
-      entry.team_sizes.length > 1
-        ? choice("devices_per_job", "Devices", entry.team_sizes.map(String), String(draft.filled.devices_per_job ?? entry.devices_per_job), {}, "How many compute this video together.")
+      teams.length > 1
+        ? choice("devices_per_job", "Devices", teams.map(String), String(team), {}, "How many compute this video together.")
         : null,
       choice("output_format", "Format", entry.output_formats, String(value("output_format") ?? "mp4"), {}, "mp4 plays everywhere."),
       choice("priority", "Priority", PRIORITIES, draft.filled.priority ?? "normal", {}, "More urgent jobs are served first."),

@@ -24,7 +24,7 @@ const DOT =
 
 const LORAS_SHOWN = 2;
 
-const NOTHING = { of: null, at: 0, found: null, refused: null, failed: null, outside: [] };
+const NOTHING = { of: null, at: 0, found: null, refused: null, failed: null, wrong: [], outside: [] };
 
 let estimate = NOTHING; // `outside`: fields whose values are outside their ranges, as [name, message]
 let pause = null;
@@ -37,7 +37,7 @@ export function estimateBar(entry, take, newest) {
   const { count } = settings(entry);
   return h(
     "div",
-    { class: "make-bar", key: "bar", heir: ".make-go .primary" },
+    { class: "make-bar", key: "bar", heir: ".make-go .primary", made: keepClear },
     newest ? inBrief(newest) : null,
     h(
       "section",
@@ -60,10 +60,16 @@ export function estimateBar(entry, take, newest) {
   );
 }
 
+/** Keeps what has the focus clear of the bar: the browser scrolls it into view above. */
+function keepClear(bar) {
+  new ResizeObserver(() => document.documentElement.style.setProperty("--make-bar", `${bar.offsetHeight}px`)).observe(bar);
+}
+
 /** What the dry run has answered. */
 function expectedOf(entry, take) {
-  const { found, refused, failed } = estimate;
+  const { found, refused, failed, wrong } = estimate;
   if (refused) return missing(refused, take);
+  if (wrong.length) return ranges(wrong);
   if (failed) return h("p", { class: "small bad-text" }, failed);
   return found?.model_id === entry.model_id ? figures(found, entry) : h("p", { class: "muted" }, "Estimating…");
 }
@@ -234,7 +240,7 @@ function toCorrect() {
   return h("p", { class: "small bad-text" }, `${plural(errors.length, "field")} to correct: `, errors.map(([name, text], index) => [index ? ", " : "", fieldLink(name, labelOf(name), { title: text })]));
 }
 
-/** Names the fields whose values are outside their ranges, with the ranges. Null: there are none. */
+/** Names the fields whose values are not possible, with the reasons. Null: there are none. */
 function ranges(outside) {
   if (!outside.length) return null;
   return h("p", { class: "small bad-text" }, outside.map(([name, text], index) => [index ? "; " : "", fieldLink(name, `${labelOf(name)}: ${text}`)]));
@@ -300,7 +306,7 @@ async function ask() {
     known.found = await post("/api/v1/jobs/generation?dry_run=true", wanted);
   } catch (error) {
     if (error instanceof Problem && error.alternatives.length) known.refused = error;
-    else if (error instanceof Problem && error.errors.length) known.failed = error.errors.map((one) => `${labelOf(one.field)}: ${one.message}`).join("; ");
+    else if (error instanceof Problem && error.errors.length) known.wrong = error.errors.map((one) => [one.field, one.message]);
     else if (error instanceof Problem) known.refused = error;
     else known.failed = error.message;
   } finally {

@@ -40,6 +40,9 @@ def test_the_tiles_agree_with_the_jobs_beside_them(open_page: Open, stack: Stack
     running, queued = (page.locator(".tile").filter(has_text=name).first for name in ("Running", "Queued"))
     expect(running.locator(".tile-figure")).to_have_text("0")
     before = int(queued.locator(".tile-figure").inner_text())  # of the tests before
+    # With the page, and after the first messages, which may tell what was counted already.
+    counts = "() => performance.getEntriesByType('resource').filter(({ name }) => name.includes('/jobs/count')).length"
+    wait_for(lambda: page.evaluate(counts) >= 2, 20, "the second count")
     page.route("**/api/v1/jobs/count*", lambda _route: None)  # it is never answered
     stack.request("POST", "/api/v1/queues/pause", json={})
     try:

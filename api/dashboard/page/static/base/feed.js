@@ -176,11 +176,9 @@ let moving = null;
 function movedSoon() {
   moving ??= setTimeout(() => {
     moving = null;
+    state.isSettling = false; // what is told from here on comes after what is counted now
     if (document.hidden) return;
-    const counts = load.counts().finally(() => {
-      state.isSettling = false;
-    });
-    const parts = [counts];
+    const parts = [load.counts()];
     if (view === "overview" || view === "new") parts.push(load.active());
     if (view === "jobs") parts.push(load.jobs());
     if (view === "new") parts.push(load.models()); // which are loaded now

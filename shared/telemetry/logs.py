@@ -27,6 +27,10 @@ def set_up(settings: Settings, process: str, **about: str | None) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(settings.log_level)
+    # The library of worker processes keeps its lines from the root, which would leave them without a format.
+    children = logging.getLogger("multiprocessing")
+    children.handlers[:] = [handler]
+    children.propagate = False
     for name in ("httpx", "httpx2", "httpcore", "httpcore2"):  # they log complete URLs, including secrets
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.captureWarnings(True)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,9 +60,14 @@ def test_ping_and_inspect_answer_during_a_long_step(stack: Stack) -> None:
     for command in (["ping"], ["active"]):
         argv = [sys.executable, "-m", "celery", "-A", "scheduler.app", "inspect", "-t", "5", *command]
         argv += ["-d", running["worker"]]
-        answer = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-        assert ("pong" if command == ["ping"] else job_id) in answer.stdout
+        wanted = "pong" if command == ["ping"] else job_id
+
+        def answered(argv: list[str] = argv, wanted: str = wanted) -> bool:
+            answer = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=30)
+            assert answer.returncode == 0, answer.stdout + answer.stderr
+            return wanted in answer.stdout
+
+        wait_for(answered, 20, wanted)  # the child tells the main process of its task after it has begun
     assert stack.job(job_id)["status"] == "running"
     stack.request("POST", f"/api/v1/jobs/{job_id}/cancel")
     stack.wait_status(job_id)
@@ -203,6 +209,11 @@ def test_the_same_on_postgresql(demo_models: Path, tmp_path: Path, postgresql_se
 def test_every_process_logs_json_that_says_what_it_is_about(stack: Stack) -> None:
     job_id = stack.submit(prompt="a log", model_id="T2V-A14B", loras=[])
     stack.wait_status(job_id)
+    killed = stack.child("gpu-1")
+    os.kill(killed, signal.SIGKILL)
+    log = stack.home / "logs" / "gpu-1.log"
+    wait_for(lambda: f"pid:{killed} exited" in log.read_text(), 30, "the line about the child that was killed")
+    wait_for(lambda: stack.child("gpu-1") not in (None, killed), 60, "another child")
     names = ("web", "gpu-0", "gpu-1", "io", "dispatcher", "beat")
     for name in names:
         for line in (stack.home / "logs" / f"{name}.log").read_text().splitlines():

@@ -106,7 +106,7 @@ def test_estimates_of_a_mixed_trace_are_near_the_truth(seed: int) -> None:
     arriving = estimated_trace.trace(seed, count=150, load=0.7)
     found = estimated_trace.error(arriving)
     assert found.jobs > 100
-    assert found.median_of_wait < 0.45
+    assert found.median_of_wait < 0.5, "urgent jobs that arrive later put off all jobs behind them"
     assert found.p90_seconds < 0.6 * found.p90_wait
     found = estimated_trace.error([one._replace(queued_at=0.0) for one in arriving])
     assert found.median_of_wait < 0.15, "nothing arrives later"

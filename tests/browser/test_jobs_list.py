@@ -121,6 +121,7 @@ def drop(page: Page, job: str, onto: str) -> None:
     page.locator(f"[data-job='{job}'] .when").hover()
     page.mouse.down()
     page.mouse.move(600, 500, steps=4)
+    expect(page.locator(".drop-zones")).to_be_visible()  # rows take a job once it is dragged
     target = page.locator(f"[data-job='{onto}'] .when")
     target.hover()
     page.mouse.move(*(part + 2 for part in centre(target)))

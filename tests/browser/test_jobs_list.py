@@ -188,6 +188,30 @@ def test_a_job_that_was_retried_leads_to_the_new_one(open_page: Open, stack: Sta
     expect(dialog.get_by_role("button", name="Retry:")).to_be_visible()
 
 
+def test_a_retry_whose_answer_was_lost_makes_one_job(
+    open_page: Open, stack: Stack, watched: Watched, paused: None
+) -> None:
+    job = stack.submit(prompt="answered to nobody", **LONG)
+    stack.request("POST", f"/api/v1/jobs/{job}/cancel")
+    page = open_page("#jobs?status=cancelled")
+    watched.away = True
+    retries = f"**/api/v1/jobs/{job}/retry"
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort("connectionreset")
+
+    page.route(retries, lose)
+    page.locator(f"[data-job='{job}']").get_by_role("button", name="Retry:").click()
+    toast = page.locator(".toast.bad")
+    expect(toast).to_contain_text("Not retried: answered to nobody.")
+    page.unroute(retries)
+    toast.get_by_role("button", name="Try again").click()
+    expect(page.locator("#toasts")).to_contain_text("A new job with the same settings is queued.")
+    found = stack.request("GET", "/api/v1/jobs?search=answered to nobody").json()["data"]
+    assert len([one for one in found if one["retry_of"] == job]) == 1
+
+
 def test_a_batch_that_succeeded_in_part_says_how_far(open_page: Open, stack: Stack) -> None:
     held = {**LONG, "start_after": later()}
     params = [{"model_id": "T2V-A14B", "prompt": "half of a batch", **one} for one in ({"frames": 9, "steps": 2}, held)]

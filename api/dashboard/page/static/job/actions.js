@@ -129,16 +129,17 @@ const RETRIED = {
 };
 let retried = null; // the newest one whose message is shown: {id, status, until, isOpen}
 
-function retry(job) {
+/** Retries a job. `key`: of the request, so that it makes one job even if it is sent again because its answer was lost. */
+function retry(job, key = newKey()) {
   return attempt(async () => {
-    const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key: newKey() });
+    const made = await post(`/api/v1/jobs/${job.id}/retry`, undefined, { key });
     mergeJobs([made]);
     enterList(made); // the feed may have added it already
     const isOpen = location.hash.startsWith("#job/");
     if (isOpen) location.hash = `job/${made.id}`;
     retried = { id: made.id, isOpen };
     followRetry();
-  }, null, { not: `Not retried: ${titleOf(job).slice(0, 60)}`, again: () => retry(job) });
+  }, null, { not: `Not retried: ${titleOf(job).slice(0, 60)}`, again: () => retry(job, key) });
 }
 
 /** Shows what has become of the job that a retry has made, as long as its message is shown. */

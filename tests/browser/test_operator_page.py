@@ -5,7 +5,7 @@ import re
 import time
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import WebSocketRoute, expect
 
 from shared.database.engine import Database
 from shared.errors import FaultKind
@@ -60,6 +60,30 @@ def test_the_tiles_agree_with_the_jobs_beside_them(open_page: Open, stack: Stack
             expect(tile.locator(".tile-figure")).to_have_text(str(count))
     finally:
         stack.request("POST", "/api/v1/queues/resume", json={})
+
+
+def test_a_new_job_that_a_list_names_before_its_message_is_counted(open_page: Open, stack: Stack, paused: None) -> None:
+    def hold_jobs(socket: WebSocketRoute) -> None:
+        server = socket.connect_to_server()
+        server.on_message(lambda message: None if '"job_update"' in str(message) else socket.send(message))
+
+    page = open_page("#overview")
+    page.route_web_socket(re.compile("/dashboard/ws$"), hold_jobs)
+    page.reload()
+    queued = page.locator(".tile").filter(has_text="Queued").first.locator(".tile-figure")
+    expect(queued).to_have_text(re.compile(r"\d"))
+    before = int(queued.inner_text())
+    counts = "() => performance.getEntriesByType('resource').filter(({ name }) => name.includes('/jobs/count')).length"
+    wait_for(lambda: page.evaluate(counts) >= 2, 20, "the second count")
+    page.route("**/api/v1/jobs/count*", lambda _route: None)  # it is never answered
+    stack.submit(model_id="T2V-A14B", prompt="waits unseen", resolution="64x64", frames=9, steps=2)
+    # The jobs are loaded again because of it.
+    stack.request("POST", "/api/v1/queues/pause", json={"model_id": "TI2V-5B"})
+    try:
+        expect(page.locator(".now li").filter(has_text="waits unseen")).to_be_visible()
+        expect(queued).to_have_text(str(before + 1))
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={"model_id": "TI2V-5B"})
 
 
 def test_the_queue_is_paused_and_resumed(open_page: Open, stack: Stack) -> None:

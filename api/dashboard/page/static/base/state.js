@@ -83,7 +83,7 @@ export function whenMoved(act) {
 
 /**
  * Adds or updates jobs, from an answer or a message. An older version of a job never replaces a newer one. `listed`: they
- * are a page of a list, so unknown jobs are not new ones, and the counts include them already.
+ * are a page of a list, so unknown jobs are seldom new ones, and the counts mostly include them already.
  */
 export function mergeJobs(jobs, listed = false) {
   let moved = false;
@@ -105,6 +105,7 @@ export function mergeJobs(jobs, listed = false) {
     if (known && !hasEnded(known) && hasEnded(job)) for (const act of endListeners) act(job);
   }
   if (state.jobs.size > MAX_JOBS) removeOldest();
+  if (listed && raiseCounts(jobs)) moved = true;
   if (moved) for (const act of moveListeners) act();
   changed();
 }
@@ -116,6 +117,21 @@ export function recount(before, job) {
   if (!state.counts || from === job.status || (!before && hasEnded(job))) return;
   state.counts[job.status] += 1;
   if (from) state.counts[from] = Math.max(0, state.counts[from] - 1);
+}
+
+/**
+ * Raises counts that a list exceeds: it may name a new job before the message about it arrives, which then tells nothing
+ * new. Returns whether it did so.
+ */
+function raiseCounts(jobs) {
+  let isRaised = false;
+  for (const status of new Set(jobs.filter((job) => !job.deleted && !hasEnded(job)).map((job) => job.status))) {
+    const known = [...state.jobs.values()].filter((job) => job.status === status).length;
+    if (!state.counts || state.counts[status] >= known) continue;
+    state.counts[status] = known;
+    isRaised = true;
+  }
+  return isRaised;
 }
 
 /** Removes the oldest ended jobs that are not shown, so that a page open for weeks does not grow without bound. */

@@ -78,9 +78,9 @@ check: $(DEV_STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Three test processes on two cores: many tests wait.
+# Four test processes on two cores: many tests wait.
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m "not browser and not slow and not fuzz and not gpu and not cluster" -n 3 --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not browser and not slow and not fuzz and not gpu and not cluster" -n 4 --no-loadscope-reorder
 
 test-browser: $(DEV_STAMP)
 	$(BIN)/python -m pytest -m "browser and not slow" -n 2 --no-loadscope-reorder tests/browser

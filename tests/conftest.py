@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tests.support.servers.s3_server import S3Server
 
 
-# Two test processes and what they start share two cores: a second thread only waits for the first.
+# The test processes and what they start share the cores: a second thread only waits for the first.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Of these files each group has one stack, whose start is most of what a short test costs.

@@ -40,7 +40,7 @@ def wait_for(what: Callable[[], T | None], seconds: float = 60.0, why: str = "",
         answer = what()
         if answer:
             return answer
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain {why}"
+        assert time.monotonic() < deadline, f"still waiting after {seconds} s {why}"
         time.sleep(every)
 
 

@@ -9,6 +9,8 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from shared import patterns
+
 _LONGEST_SHOWN = 40  # characters of a value
 _PRIVATE = re.compile(r"secret|token|password|key|url|^(?:negative_)?prompt$", re.IGNORECASE)
 """Parts of the names of fields whose values are not repeated, because logs and screens keep messages."""
@@ -98,7 +100,7 @@ def _rule(error: ErrorDetails) -> str:
     if type == "string_unicode":
         return "must be valid UTF-8"
     if type == "string_pattern_mismatch":
-        return f"must match the pattern {context['pattern']}"
+        return patterns.in_words(context["pattern"])
     kind = _kind(type)
     return f"must be {kind}" if kind else error["msg"]
 

@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from shared import daily_window, setting_checks
+from shared import daily_window, patterns, setting_checks
 from shared.errors import ConfigurationError
 from shared.net.outbound import Allowed
 from shared.net.standard_webhooks import key_of
@@ -50,22 +50,22 @@ class Settings(BaseSettings):
     store_path: Path | None = Field(None, description="Artifacts and inputs, shared by all nodes. Unset: home/store.")
     store_url: str | None = Field(
         None,
-        pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)*/?$",
+        pattern=patterns.BUCKET,
         description="A bucket instead of the directory: s3://BUCKET or s3://BUCKET/PREFIX.",
     )
     store_endpoint: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/@?#]+/?$",
+        pattern=patterns.SERVER,
         description="Address of the bucket's server, unless it is Amazon's: https://HOST[:PORT].",
     )
     store_public_endpoint: str | None = Field(
         None,
-        pattern=r"^https?://[^\s/@?#]+/?$",
+        pattern=patterns.SERVER,
         description="Address of the bucket's server for clients, if it differs.",
     )
     store_region: str | None = Field(
         None,
-        pattern=r"^[A-Za-z0-9-]{1,64}$",
+        pattern=patterns.REGION,
         description="The bucket's region. Unset: taken from the AWS configuration.",
     )
     store_key_id: str | None = Field(
@@ -74,7 +74,7 @@ class Settings(BaseSettings):
     store_secret: SecretStr | None = Field(None, validate_default=True, description="Secret of the access key.")
     store_addressing: str = Field(
         "auto",
-        pattern="^(auto|path|virtual)$",
+        pattern=patterns.one_of("auto", "path", "virtual"),
         description="Bucket name in the `path` or in the host name (`virtual`). `auto`: virtual at Amazon, else path.",
     )
     store_redirect: bool = Field(
@@ -95,7 +95,7 @@ class Settings(BaseSettings):
     # this node and its ports
     node: str = Field(
         default_factory=lambda: socket.gethostname().split(".")[0],
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$",
+        pattern=patterns.NODE,
         description="Name of this node, unique in the installation.",
     )
     devices: str = Field("auto", description="`auto`, `cpu:N` for N CPU devices, or `cuda:0,1`.")
@@ -103,7 +103,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="Port of the API; 0 for a free one.")
     allowed_origins: str = Field(
         "",
-        pattern=r"^(https?://[^\s,/]+(,\s*https?://[^\s,/]+)*)?$",
+        pattern=patterns.ORIGINS,
         description="Further origins whose pages may use the API, as https://HOST[:PORT], comma-separated.",
     )
     public_path: str = Field(
@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     flower_port: int = Field(5555, ge=0, le=65535, description="Port of Flower; 0 for a free one.")
     flower_host: str = Field("127.0.0.1", description="Address that Flower binds to; the API forwards its pages.")
     flower_url: str | None = Field(
-        None, pattern=r"^https?://[^\s]+$", description="URL at which the API reaches Flower. Unset: on the same host."
+        None, pattern=patterns.URL, description="URL at which the API reaches Flower. Unset: on the same host."
     )
     flower_user: str = Field("wanworks", description="User name for Flower.")
     flower_password: SecretStr | None = Field(
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
     )
     beat: str = Field(
         "auto",
-        pattern="^(auto|file|redbeat)$",
+        pattern=patterns.one_of("auto", "file", "redbeat"),
         description="Where beat keeps its schedule: a `file` in the home folder, for one beat; `redbeat` in Redis, for "
         "several of which one leads. `auto`: redbeat with PostgreSQL.",
     )
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
     download_slots: int = Field(2, ge=1, le=32, description="Downloads that run at once on a node.")
     prepare_downloads: str = Field(
         "auto",
-        pattern="^(auto|none|(bf16|int8|fp8)(,(bf16|int8|fp8)){0,2})$",
+        pattern=patterns.COPIES,
         description="Copies of the weights that a download writes, so that loading converts nothing: `bf16`, `int8`, "
         "`fp8`, several of them joined by commas, `none`, or `auto`: bf16 on a node with a CUDA device.",
     )
@@ -225,7 +225,7 @@ class Settings(BaseSettings):
     # the model hub
     hub_url: str = Field(
         "https://huggingface.co",
-        pattern=r"^https?://[^\s]+$",
+        pattern=patterns.URL,
         description="URL that models are downloaded from; `wanworks hub` works too.",
     )
     hub_token: SecretStr | None = Field(
@@ -270,7 +270,7 @@ class Settings(BaseSettings):
         120.0, gt=0, description="Time without data after which a download opens an alert."
     )
     alert_webhook_url: str | None = Field(
-        None, pattern=r"^https?://[^\s]+$", description="URL that alerts are sent to when they open and resolve."
+        None, pattern=patterns.URL, description="URL that alerts are sent to when they open and resolve."
     )
     alert_webhook_secret: SecretStr | None = Field(
         None,
@@ -296,7 +296,7 @@ class Settings(BaseSettings):
     # traces
     otlp_endpoint: str | None = Field(
         None,
-        pattern=r"^https?://[^\s?#]+$",
+        pattern=patterns.COLLECTOR,
         description="OpenTelemetry collector for traces, OTLP over HTTP (http://HOST:4318). Unset: no traces.",
     )
     otlp_headers: SecretStr | None = Field(
@@ -316,13 +316,13 @@ class Settings(BaseSettings):
     # generation
     admission: str = Field(
         "registered",
-        pattern="^(registered|any)$",
+        pattern=patterns.one_of("registered", "any"),
         description="`registered` refuses a job that fits the memory of no registered device; `any` lets it wait for "
         "one, for clusters that start devices on demand.",
     )
     memory_profile: str = Field(
         "auto",
-        pattern="^(auto|(int8-)?(full|text-offload|offload|stream))$",
+        pattern=patterns.LAYOUT,
         description="Where weights are during a job: on the device (`full`), taking turns (`text-offload`, `offload`) "
         "or streamed (`stream`). `auto` plans it for each job.",
     )
@@ -334,16 +334,18 @@ class Settings(BaseSettings):
     default_speed: Literal["exact", "balanced"] = Field("exact", description="The speed tier of requests without one.")
     compile_at_start: str = Field(
         "auto",
-        pattern="^(auto|on|off)$",
+        pattern=patterns.one_of("auto", "on", "off"),
         description="Compile the blocks of downloaded models for their default sizes when a worker starts, for the "
         "speed tiers. `auto`: on a GPU. What is compiled is kept in the home folder.",
     )
     prompt_cache_mb: int = Field(256, ge=0, description="Memory for prompt embeddings on each device.")
 
-    log_level: str = Field("INFO", pattern="^(DEBUG|INFO|WARNING|ERROR)$", description="Lowest level that is logged.")
+    log_level: str = Field(
+        "INFO", pattern=patterns.one_of("DEBUG", "INFO", "WARNING", "ERROR"), description="Lowest level that is logged."
+    )
     log_format: str = Field(
         "auto",
-        pattern="^(auto|json|text)$",
+        pattern=patterns.one_of("auto", "json", "text"),
         description="`json` lines, `text`, or `auto`: text on a terminal, else json.",
     )
 

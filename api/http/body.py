@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections import Counter
 from collections.abc import AsyncGenerator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from email.message import Message
@@ -205,7 +206,8 @@ def _json(raw: bytes) -> Any:
 def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) != len(pairs):
-        raise MalformedRequest("The JSON body has a field twice. Give each field once.")
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise MalformedRequest(f"The JSON body has the field {name[:100]!r} twice. Give each field once.")
     return result
 
 

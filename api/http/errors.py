@@ -19,6 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api.http import pages
+from api.http.near_path import near_path
 from shared import errors, invalid_values
 from shared.errors import FieldError, InvalidField, WanworksError
 
@@ -157,7 +158,12 @@ def _field_error(where: str, model: type[BaseModel], item: ErrorDetails) -> Fiel
 
 def _http_detail(request: Request, error: HTTPException) -> str:
     if error.status_code == 404:
-        return "No route has this path."
+        path = str(request.scope["path"])
+        below = str(request.scope.get("wanworks.public_path", ""))
+        templates = (operation.path for operation in request.app.state.operations)
+        like = near_path(path, templates)
+        hint = f"; {below}/docs lists them" if like is None else f"; did you mean {below}{like}?"
+        return f"There is no route {below}{path[:100]}{hint}"
     if error.status_code == 405:
         return f"{request.method} is not allowed here. The Allow header lists the allowed methods."
     return error.detail

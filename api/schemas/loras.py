@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from api.schemas.fields import RequestModel, ResponseModel, Time
+from shared import patterns
 from wanworks.net.urls import ForbiddenAddress, check_url
 from wanworks.requests import LORA_NAME, PLAIN, Rule, lora_name
 
@@ -41,16 +42,11 @@ class FetchRequest(RequestModel):
     name: LoraName
     expert: Expert = "both"
     description: Description = ""
-    repo: Annotated[str, Field(max_length=200, pattern=r"^[\w.-]+/[\w.-]+$", examples=["maker/film-grain"])] | None = (
-        None
-    )
+    repo: Annotated[str, Field(max_length=200, pattern=patterns.REPO, examples=["maker/film-grain"])] | None = None
     file: (
-        Annotated[
-            str, Field(max_length=300, pattern=r"^[\w.-][\w. /-]*\.safetensors$", description="Its path in `repo`.")
-        ]
-        | None
+        Annotated[str, Field(max_length=300, pattern=patterns.REPO_FILE, description="Its path in `repo`.")] | None
     ) = None
-    revision: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")] = "main"
+    revision: Annotated[str, Field(pattern=patterns.NAME)] = "main"
     url: (
         Annotated[str, Field(max_length=2000, description="A public http(s) address."), AfterValidator(_url)] | None
     ) = None

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from shared import patterns
 from shared.catalogue.memory_facts import Memory
 from shared.catalogue.presets import Fixable, PresetLora
 from shared.catalogue.tiers import Tiers
@@ -36,7 +37,7 @@ def _check_resolution(text: str) -> str:
 Resolution = Annotated[str, AfterValidator(_check_resolution)]
 
 
-Alias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+Alias = Annotated[str, Field(pattern=patterns.ALIAS)]
 
 
 class Frozen(BaseModel):
@@ -68,7 +69,7 @@ class Hardware(Frozen):
 
     min_vram_gb: float = Field(gt=0)
     recommended_vram_gb: float = Field(gt=0)
-    cuda_compute_capability: str = Field("7.0", pattern=r"^\d+\.\d+$")
+    cuda_compute_capability: str = Field("7.0", pattern=patterns.CAPABILITY)
 
     @model_validator(mode="before")
     @classmethod
@@ -85,10 +86,10 @@ class Hardware(Frozen):
 class CatalogueEntry(Frozen):
     """One model that can be requested."""
 
-    model_id: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    model_id: str = Field(pattern=patterns.NAME)
     model_type: str
     aliases: tuple[Alias, ...] = ()  # other names that /v1/videos accepts; see `Catalogue.named`
-    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    repo: str = Field(pattern=patterns.REPO)
     revision: str = "main"
     pipeline: Literal["wan-t2v", "wan-i2v", "wan-ti2v"]
     image: Literal["refused", "optional", "required"]

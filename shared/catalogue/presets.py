@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from shared import patterns
+
 # The defaults that a preset may fix.
 Fixable = Literal["steps", "guidance_scale", "guidance_scale_2", "flow_shift"]
 
@@ -21,7 +23,7 @@ def _within(path: str) -> str:
     return path
 
 
-File = Annotated[str, Field(pattern=r"^\w[\w./ -]*\.safetensors$", max_length=400), AfterValidator(_within)]
+File = Annotated[str, Field(pattern=patterns.REPO_FILE, max_length=400), AfterValidator(_within)]
 
 
 class PresetLora(BaseModel):
@@ -29,7 +31,7 @@ class PresetLora(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    repo: str = Field(pattern=patterns.REPO)
     revision: str = "main"
     high: File | None = None  # or of the only transformer
     low: File | None = None

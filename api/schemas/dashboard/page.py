@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.http.query import digits
 from api.schemas.fields import Basis, Name
+from shared import patterns
 from wanworks.requests import Quantization, Speed
 
 
@@ -25,7 +26,7 @@ class EstimateQuery(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
     model_id: Name
-    resolution: Annotated[str, Field(max_length=32, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$")] | None = None
+    resolution: Annotated[str, Field(max_length=32, pattern=patterns.RESOLUTION)] | None = None
     frames: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(digits)] | None = None
     steps: Annotated[int, Field(ge=1, le=1_000_000), BeforeValidator(digits)] | None = None
     quantization: Quantization = "none"

@@ -6,15 +6,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.schemas.fields import AfterId, PageLimit, Percent, RequestModel, ResponseModel, Time
 from api.schemas.jobs.jobs import JobError
+from shared import patterns
 from shared.catalogue.job_types import Frame
 from shared.jobs.flows.plan import FlowState
 from wanworks.requests import PLAIN, Labels, WebhookUrl, Whole
 
 MAX_JOBS = 200
 
-NodeName = Annotated[
-    str, Field(max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="Its name, unique in the flow.")
-]
+NodeName = Annotated[str, Field(max_length=64, pattern=patterns.PART_NAME, description="Its name, unique in the flow.")]
 OnFailure = Annotated[
     Literal["skip", "continue"],
     Field(

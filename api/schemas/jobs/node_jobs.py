@@ -6,6 +6,7 @@ from pydantic import Field, RootModel
 
 from api.schemas.fields import Name, NodeName, ResponseModel, RetriedModel
 from api.schemas.jobs.jobs import Job
+from shared import patterns
 from shared.states import Priority
 
 Mbps = Annotated[
@@ -18,10 +19,7 @@ class DownloadRequest(RetriedModel):
 
     model_id: Name
     node: NodeName | None = None
-    revision: (
-        Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$", description="A commit, branch or tag.")]
-        | None
-    ) = None
+    revision: Annotated[str, Field(pattern=patterns.NAME, description="A commit, branch or tag.")] | None = None
     priority: Priority = Priority.NORMAL
     bandwidth_limit_mbps: Mbps | None = None
 

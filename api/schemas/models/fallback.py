@@ -6,6 +6,7 @@ from pydantic import AfterValidator, Field
 
 from api.schemas.fields import Basis, Name, RequestModel, ResponseModel, Score, Time
 from api.schemas.models.models import Availability
+from shared import patterns
 from shared.catalogue.models import parse_resolution
 from shared.management.fallback_types import Level, Speed, Strategy
 
@@ -23,7 +24,7 @@ class FallbackRequest(RequestModel):
     speed: Speed = "medium"
     resolution: Annotated[
         str,
-        Field(max_length=32, pattern=r"^[1-9]\d{0,4}x[1-9]\d{0,4}$", examples=["1280x720"]),
+        Field(max_length=32, pattern=patterns.RESOLUTION, examples=["1280x720"]),
         AfterValidator(_resolution),
     ] = "1280x720"
     max_wait_minutes: Annotated[float, Field(strict=True, ge=0, le=100_000, allow_inf_nan=False)] | None = None

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from api.schemas.fields import ResponseModel
+from shared import patterns
 from shared.jobs.usage.by_key import DIMENSIONS
-
-_BY = r"^(key|day|model)(,(key|day|model)){0,2}$"
 
 
 def _day(value: Any) -> Any:
@@ -33,9 +32,9 @@ class UsageQuery(BaseModel):
         Day | None, Field(alias="from", description="The first day in UTC. Left out: the first of `to`'s month.")
     ] = None
     last: Annotated[Day | None, Field(alias="to", description="The last day in UTC. Left out: today.")] = None
-    by: Annotated[str, Field(pattern=_BY, description="What to group by, separated by commas: key, day, model.")] = (
-        "key,day,model"
-    )
+    by: Annotated[
+        str, Field(pattern=patterns.USAGE_GROUPS, description="What to group by, separated by commas: key, day, model.")
+    ] = "key,day,model"
     format: Annotated[Literal["json", "csv"], Field(description="CSV has a line for each group, without a limit.")] = (
         "json"
     )

@@ -131,6 +131,14 @@ def test_a_malformed_body(client: TestClient, content_type: str, body: bytes, st
 
 
 @pytest.mark.usefixtures("nothing_stored")
+def test_a_field_given_twice_is_named(client: TestClient) -> None:
+    body = b'{"model_id": "TI2V-5B", "prompt": "x", "seed": 1, "prompt": "y"}'
+    answer = client.post(URL, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "The JSON body has the field 'prompt' twice. Give each field once."
+
+
+@pytest.mark.usefixtures("nothing_stored")
 def test_a_part_given_twice_or_unknown_is_refused(client: TestClient) -> None:
     def submit(*parts: tuple[str, Any]) -> httpx2.Response:
         return client.post(URL, files=[("model_id", (None, "TI2V-5B")), ("prompt", (None, "x")), *parts])

@@ -15,7 +15,10 @@ NONE = "/api/v1/jobs/01a22ce8-c102-7a64-835f-1beb9a94d33e"
 @pytest.mark.parametrize(
     ("path", "status", "detail"),
     [
-        ("/nothing", 404, "No route has this path."),
+        ("/nothing", 404, "There is no route /nothing; /docs lists them"),
+        ("/api/v1/jobs/", 404, "There is no route /api/v1/jobs/; did you mean /api/v1/jobs?"),
+        (f"/api/v1//jobs/{NONE[-36:]}", 404, f"did you mean {NONE}?"),
+        ("/api/v1/job", 404, "did you mean /api/v1/jobs?"),
         (NONE, 404, "01a22ce8-c102-7a64-835f-1beb9a94d33e"),
         ("/api/v1/jobs?limit=1000", 422, "limit: must be at most 100, not 1000"),
         ("/api/v1/jobs/generation", 405, "GET is not allowed here."),

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from api.services.waiting import waiting_for
 from shared import clock
 from shared.access import keys
 from shared.catalogue.job_types import GENERATION, GenerationParams
+from shared.database.engine import Database
 from shared.database.tables import Job
 from shared.errors import FieldError, InvalidField, LimitReached, StoreFull, Unavailable
 from shared.jobs import accepting, records
@@ -152,9 +153,17 @@ def cancel(context: Context, request: Request, query: BaseModel) -> Response:
 
 
 def move_to_front(context: Context, request: Request, query: BaseModel) -> Response:
+    return _moved(context, request, holding.move_to_front)
+
+
+def move_back(context: Context, request: Request, query: BaseModel) -> Response:
+    return _moved(context, request, holding.move_back)
+
+
+def _moved(context: Context, request: Request, move: Callable[[Database, str], object]) -> Response:
     job_id = job_id_of(request)
     note_owner(request, records.get(context.database, job_id, only=caller_of(request).only).owner)
-    holding.move_to_front(context.database, job_id)
+    move(context.database, job_id)
     context.forecasts.expire()
     context.waker.wake()
     return json_response(_show_one(context, job_id, None))
@@ -364,6 +373,12 @@ OPERATIONS = (
         "Move a queued job before all others",
         answers=(Answer(200, "The job.", jobs.Job),), problems=(404, 409, 503), scope=Scope.ADMIN,
         description="Of several, the last one moved is first. The job keeps its priority.",
+    ),
+    Operation(
+        "DELETE", "/api/v1/jobs/{id}/move-to-front", move_back, "moveJobBack",
+        "Return a job from the front to its place in the queue",
+        answers=(Answer(200, "The job.", jobs.Job),), problems=(404, 409, 503), scope=Scope.ADMIN,
+        description="Its place is by priority and age. It has no effect on a queued job that was not moved.",
     ),
     Operation(
         "POST", "/api/v1/jobs/{id}/retry", retry, "retryJob", "Repeat an ended job as a new one",

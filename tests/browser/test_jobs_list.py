@@ -42,6 +42,41 @@ def test_queued_jobs_are_in_order_and_moved_by_keys(open_page: Open, stack: Stac
     expect(rows.last).to_have_attribute("data-job", first)
 
 
+def test_a_job_at_the_front_can_be_taken_back(open_page: Open, stack: Stack, paused: None) -> None:
+    first, second, third = (stack.submit(prompt=f"there and back {number}", **LONG) for number in (1, 2, 3))
+    page = open_page("#jobs?status=queued")
+    rows, toasts = page.locator("#jobs tbody tr"), page.locator("#toasts")
+    link = page.locator(f"[data-job='{third}'] a.job-link")
+    link.focus()
+    page.keyboard.press("Alt+Home")
+    expect(rows.first).to_have_attribute("data-job", third)
+    toasts.get_by_role("button", name="Undo").click()
+    expect(toasts).to_contain_text("Back to its place: there and back 3")
+    expect(rows.last).to_have_attribute("data-job", third)
+    assert stack.job(third)["moved_to_front_at"] is None
+    link.focus()
+    page.keyboard.press("Alt+Home")
+    expect(rows.first).to_have_attribute("data-job", third)
+    page.keyboard.press("Alt+ArrowDown")
+    expect(rows.last).to_have_attribute("data-job", third)
+    expect(page.locator(f"[data-job='{third}']")).not_to_contain_text("at the front")
+    assert stack.job(third)["priority"] == "normal"
+    page.keyboard.press("Alt+Home")
+    expect(rows.first).to_have_attribute("data-job", third)
+    drop(page, third, second)
+    expect(rows.last).to_have_attribute("data-job", third)
+    link.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Move to the front").click()
+    expect(dialog.locator(".dialog-body")).to_contain_text("at the front")
+    dialog.get_by_label("Priority").select_option("low")
+    expect(toasts).to_contain_text("Priority low: there and back 3. It stays at the front")
+    dialog.get_by_role("button", name="Back to its place").click()
+    expect(toasts).to_contain_text("Back to its place: there and back 3")
+    expect(dialog.locator(".dialog-body")).not_to_contain_text("at the front")
+    assert [stack.job(one)["queue_position"] for one in (first, second, third)] == [0, 1, 2]
+
+
 def test_a_moved_or_cancelled_row_keeps_the_focus(open_page: Open, stack: Stack, paused: None) -> None:
     jobs = [stack.submit(prompt=f"keeps its place {number}", **LONG) for number in range(1, 13)]
     page = open_page("#jobs?status=queued")
@@ -811,7 +846,7 @@ def test_the_dialog_of_a_waiting_job_moves_it(open_page: Open, stack: Stack, pau
     front.focus()
     page.keyboard.press("Enter")
     expect(page.locator("#toasts")).to_contain_text("Moved to the front: moved in its dialog 1")
-    expect(front).to_be_focused()
+    expect(actions.get_by_role("button", name="Back to its place")).to_be_focused()
     page.keyboard.press("Escape")
     expect(page.locator("#jobs tbody tr").first).to_have_attribute("data-job", first)
 

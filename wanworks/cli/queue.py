@@ -104,17 +104,18 @@ def resume(
 @app.command("front")
 def front(
     job: JobId,
+    undo: Annotated[bool, typer.Option("--undo", help="Return it to the place of its priority and age.")] = False,
     url: Url = None,
     home: Home = None,
     as_json: AsJson = False,
 ) -> None:
     """Move a queued job before all others."""
     with client_of(url, home) as client:
-        found = client.move_to_front(job_id(client, job))
+        found = (client.move_back if undo else client.move_to_front)(job_id(client, job))
     if as_json:
         screen.print_json(found)
     else:
-        print(f"{found['id']} is before all others")
+        print(f"{found['id']} is {'at the place of its priority and age' if undo else 'before all others'}")
 
 
 def _end(text: str) -> str:

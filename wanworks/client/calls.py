@@ -187,6 +187,11 @@ def move_to_front(job_id: str) -> Call[Job]:
     return cast(Job, (yield from result_of(Send("POST", f"{_JOBS}/{segment(job_id)}/move-to-front"))))
 
 
+def move_back(job_id: str) -> Call[Job]:
+    """Return a job from the front to its place in the queue. Raises StateForbids if it is not queued."""
+    return cast(Job, (yield from result_of(Send("DELETE", f"{_JOBS}/{segment(job_id)}/move-to-front"))))
+
+
 def queues() -> Call[Queues]:
     """Return the queued and running jobs, by model and priority."""
     return cast(Queues, (yield from result_of(Send("GET", _QUEUES))))

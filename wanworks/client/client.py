@@ -132,6 +132,7 @@ class _Calls:
     pause_queue = Operation(calls.pause_queue)
     resume_queue = Operation(calls.resume_queue)
     move_to_front = Operation(calls.move_to_front)
+    move_back = Operation(calls.move_back)
     submit_flow = Operation(flow_calls.submit_flow)
     flow = Operation(flow_calls.flow)
     flows = Iteration(flow_calls.flows)

@@ -179,26 +179,41 @@ def with_latest_start(database: Database, limit: int = 200) -> list[tuple[str, s
     return [(job_id, model_id, start_before or 0.0) for job_id, model_id, start_before in rows]
 
 
-@settled
 def move_to_front(database: Database, job_id: str) -> Job:
     """Move a queued job before all others; of several, the last one moved is first. Raises Conflict.
 
     It keeps its priority. A job before its start time is first once it may start. One that waits for its window starts
     in spite of it: a job is moved to the front because it should run now.
     """
+    return _move(database, job_id, to_front=True)
+
+
+def move_back(database: Database, job_id: str) -> Job:
+    """Return a queued job to the place that its priority and age give it, where it was moved to the front.
+
+    Otherwise nothing changes. Raises Conflict if the job is not queued.
+    """
+    return _move(database, job_id, to_front=False)
+
+
+@settled
+def _move(database: Database, job_id: str, *, to_front: bool) -> Job:
     with database.write() as session:
         job = session.get(Job, job_id, with_for_update=True)
         if job is None or job.deleted or job.status != JobState.QUEUED:
-            if is_repetition() and job is not None and job.front_at is not None:
+            if is_repetition() and job is not None and (job.front_at is not None) == to_front:
                 return job
             state = "deleted" if job is None or job.deleted else job.status
-            raise Conflict(f"The job is {state}; only a queued job can be moved to the front")
-        job.front_at = epoch_now()  # type: ignore[assignment]
+            where = "moved to the front" if to_front else "returned to its place"
+            raise Conflict(f"The job is {state}; only a queued job can be {where}")
+        if not to_front and job.front_at is None:
+            return job
+        job.front_at = epoch_now() if to_front else None  # type: ignore[assignment]
         session.add(job)
         session.flush()
         session.refresh(job)
         settle(session, job)
-        # Its message, if any, waits behind others at a busy device.
+        # Its message, if any, waits behind others at a busy device, or would start it before its turn.
         job.dispatched_to = job.dispatched_at = None
         session.add(job)
     return job

@@ -150,6 +150,7 @@ ROWS = {
     "POST /api/v1/queues/pause": Row(SUBMIT, body={"key": "submit"}),
     "POST /api/v1/queues/resume": Row(SUBMIT, body={"key": "submit"}),
     "POST /api/v1/jobs/{id}/move-to-front": Row(ADMIN),
+    "DELETE /api/v1/jobs/{id}/move-to-front": Row(ADMIN),
     "GET /api/v1/usage": Row(READ),
     "GET /api/v1/nodes": Row(READ),
     "GET /api/v1/nodes/{node}/log": Row(ADMIN),

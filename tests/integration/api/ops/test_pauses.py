@@ -132,10 +132,14 @@ def test_a_latest_start_before_the_first(client: TestClient) -> None:
     assert answer.json()["errors"][0]["msg"] == "is not after `start_after`; give a later time, or none"
 
 
-def test_move_to_front(client: TestClient) -> None:
+def test_move_to_front_and_back(client: TestClient) -> None:
     job = client.post(URL, json=GOOD).json()
-    moved = client.post(f"/api/v1/jobs/{job['id']}/move-to-front").json()
+    address = f"/api/v1/jobs/{job['id']}/move-to-front"
+    moved = client.post(address).json()
     assert moved["moved_to_front_at"] is not None
+    for _ in range(2):  # the second has no effect
+        back = client.delete(address)
+        assert (back.status_code, back.json()["moved_to_front_at"]) == (200, None)
     client.post(f"/api/v1/jobs/{job['id']}/cancel")
-    answer = client.post(f"/api/v1/jobs/{job['id']}/move-to-front")
-    assert (answer.status_code, answer.json()["code"]) == (409, "conflict")
+    for answer in (client.post(address), client.delete(address)):
+        assert (answer.status_code, answer.json()["code"]) == (409, "conflict")

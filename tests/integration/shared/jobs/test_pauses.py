@@ -172,6 +172,27 @@ def test_a_job_that_started_in_time_may_start_again_later(database: Database) ->
     assert claimed(database, job.id).attempt == 2
 
 
+def test_a_job_returns_from_the_front_to_its_place(database: Database) -> None:
+    jobs = [accepted(database, owner="k") for _ in range(3)]
+
+    def order() -> list[str]:
+        queue = dispatch.read_queue(database, ahead=1)
+        ranked = sorted(queue.waiting, key=lambda job: (dispatch.rank_of(job, queue.now), job.queued_at))
+        return [job.job_id for job in ranked]
+
+    before = _in_lines(database)
+    holding.move_to_front(database, jobs[2].id)
+    assert order() == [jobs[2].id, jobs[0].id, jobs[1].id]
+    back = holding.move_back(database, jobs[2].id)
+    assert (back.front_at, back.dispatched_to) == (None, None)
+    assert order() == [job.id for job in jobs]
+    assert _in_lines(database) == before
+    assert holding.move_back(database, jobs[0].id).line == back.line, "no effect on another"
+    claimed(database, jobs[0].id)
+    with pytest.raises(Conflict, match="only a queued job can be returned"):
+        holding.move_back(database, jobs[0].id)
+
+
 def test_the_last_job_moved_to_the_front_is_first(database: Database) -> None:
     jobs = [accepted(database, owner="k") for _ in range(12)]
     for job in (jobs[10], jobs[5]):

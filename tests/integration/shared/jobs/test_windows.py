@@ -160,6 +160,14 @@ def test_a_job_moved_to_the_front_starts_in_spite_of_its_window(database: Databa
     assert claimed(database, job.id).status == JobState.RUNNING
 
 
+def test_a_job_that_returns_from_the_front_waits_for_its_window_again(database: Database) -> None:
+    windows.set_installation(database, closed())
+    job = accepted(database, priority=LOW)
+    assert job.held == "window"
+    holding.move_to_front(database, job.id)
+    assert holding.move_back(database, job.id).held == "window"
+
+
 def test_maintenance_has_no_window(database: Database) -> None:
     in_force = windows.read(database)
     assert in_force.is_empty

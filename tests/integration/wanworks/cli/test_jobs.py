@@ -48,6 +48,7 @@ def test_a_job_is_named_by_the_beginning_of_its_id(run: Any, database: Database)
     assert "a boat on a lake" in run("jobs").output
     assert run("priority", beginning, "high").output == f"{job.id} high\n"
     assert run("queue", "front", beginning).output == f"{job.id} is before all others\n"
+    assert run("queue", "front", "--undo", beginning).output == f"{job.id} is at the place of its priority and age\n"
     assert run("cancel", beginning).output == f"{job.id} cancelled\n"
     (again,) = run("retry", beginning).output.split()
     assert again != job.id

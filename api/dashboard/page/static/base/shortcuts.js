@@ -7,7 +7,7 @@ const KEYS = [
   ["Everywhere", [["?", "these shortcuts"], ["Esc", "close a dialog or a menu"]]],
   ["New video", [["Ctrl+Enter", "send the form"]]],
   ["A job or video", [["← →", "the one before or after it in the list"]]],
-  ["Jobs, on the title of a job that waits", [["Alt+↑ Alt+↓", "raise or lower its priority"], ["Alt+Home", "to the front of the queue"]]],
+  ["Jobs, on the title of a job that waits", [["Alt+↑ Alt+↓", "raise or lower its priority"], ["Alt+Home", "to the front of the queue, from where Alt+↓ takes it back"]]],
   ["Jobs", [["Shift+↑ Shift+↓", "select a range; also Shift with a click on a box, or with Space"], ["Esc", "end the selection"]]],
   [
     "Gallery",

@@ -1,7 +1,7 @@
-// Moves queued jobs: to the front, or to another priority. By dragging a row onto a target, with Alt and the arrow keys on
+// Moves queued jobs: to the front and back, or to another priority. By dragging a row onto a target, with Alt and the arrow keys on
 // its link, or in the job's dialog.
 
-import { patch, post } from "../base/api.js";
+import { patch, post, remove } from "../base/api.js";
 import { attempt, showMessage } from "../base/dialogs.js";
 import { h, icon } from "../base/dom.js";
 import * as load from "../base/load.js";
@@ -19,12 +19,16 @@ let row = null; // the id of the job under it
 export const isMovable = (job) => (job.status === "queued" || job.status === "paused") && may("submit");
 
 const mayBeFirst = (job) => may("admin") && job.status === "queued";
+const isAtFront = (job) => Boolean(job.moved_to_front_at) && job.status === "queued";
+const stays = (job, target) => job.priority === target && !(isAtFront(job) && may("admin"));
 
 /** What moves a job that waits, for its dialog; null where the key may not, or it waits no more. */
 export function placeActions(job) {
   if (!isMovable(job)) return null;
   return [
-    mayBeFirst(job) ? button("Move to the front", () => move(job, "front"), { key: "front", kind: "steer" }) : null,
+    mayBeFirst(job)
+      ? button(isAtFront(job) ? "Back to its place" : "Move to the front", () => move(job, isAtFront(job) ? "back" : "front"), { key: "front", kind: "steer" })
+      : null,
     h(
       "span",
       { key: `priority:${job.priority}`, class: "priority steer" },
@@ -57,7 +61,7 @@ export function dropZones() {
         {
           key: target,
           "data-drop": target,
-          class: `drop-zone ${over === target ? "over" : ""} ${dragged.priority === target ? "same" : ""}`,
+          class: `drop-zone ${over === target ? "over" : ""} ${stays(dragged, target) ? "same" : ""}`,
           on: {
             dragover: (event) => hover(event, target),
             dragleave: () => hover(null, null),
@@ -89,7 +93,7 @@ export function droppable(job) {
 }
 
 /** The class of the row of this job: whether a dragged one is over it, and whether dropping it there changes nothing. */
-export const under = (job) => (dragged === null || row !== job.id ? "" : over === dragged.priority ? "under refuses" : "under");
+export const under = (job) => (dragged === null || row !== job.id ? "" : stays(dragged, over) ? "under refuses" : "under");
 
 function hover(event, target, id = null) {
   event?.preventDefault();
@@ -104,28 +108,38 @@ function dropped(event, target) {
   const job = dragged;
   dragged = over = row = null;
   changed();
-  if (job?.priority === target) showMessage(`Its priority is ${target} already. Jobs of one priority start in the order in which they came: raise the priority, or drop the job on the first one of the queue.`);
-  else if (job) move(job, target);
+  if (job && stays(job, target)) showMessage(`Its priority is ${target} already. Jobs of one priority start in the order in which they came: raise the priority, or drop the job on the first one of the queue.`);
+  else if (job) move(job, target, isAtFront(job) && may("admin"));
 }
 
-/** Alt and an arrow key raise or lower the priority, Alt+Home moves the job to the front. */
+/** Alt and an arrow key raise or lower the priority, Alt+Home moves the job to the front, and Alt with the arrow down back. */
 export function moveByKey(event, job) {
   if (!event.altKey || !isMovable(job)) return;
   const place = PRIORITIES.indexOf(job.priority);
-  const target = { ArrowUp: PRIORITIES[place - 1], ArrowDown: PRIORITIES[place + 1], Home: mayBeFirst(job) ? "front" : undefined }[event.key];
+  const down = isAtFront(job) && may("admin") ? "back" : PRIORITIES[place + 1];
+  const target = { ArrowUp: PRIORITIES[place - 1], ArrowDown: down, Home: mayBeFirst(job) ? "front" : undefined }[event.key];
   if (!["ArrowUp", "ArrowDown", "Home"].includes(event.key)) return;
   event.preventDefault();
   if (target) move(job, target).then(() => afterDrawing(() => document.activeElement.closest("tr")?.scrollIntoView({ block: "nearest" })));
 }
 
-export function move(job, target) {
-  if (job.priority === target) return Promise.resolve(true);
+/** Moves the job to the front, back to its place, or to a priority: `fromFront` if it leaves the front for that. */
+export function move(job, target, fromFront = false) {
+  if (job.priority === target && !fromFront) return Promise.resolve(true);
   const title = titleOf(job).slice(0, 60);
+  const path = `/api/v1/jobs/${job.id}`;
+  const now = () => state.jobs.get(job.id) ?? job;
   return attempt(async () => {
-    const answer =
-      target === "front" ? await post(`/api/v1/jobs/${job.id}/move-to-front`) : await patch(`/api/v1/jobs/${job.id}`, { priority: target });
-    mergeJobs([answer]);
+    let moved = job;
+    if (target === "front") moved = await post(`${path}/move-to-front`);
+    if (target === "back" || fromFront) moved = await remove(`${path}/move-to-front`);
+    if (PRIORITIES.includes(target) && moved.priority !== target) moved = await patch(path, { priority: target });
+    mergeJobs([moved]);
     await load.jobs().catch(() => {}); // the feed reports an unreachable server
-    return target === "front" ? `Moved to the front: ${title}` : `Priority ${target}: ${title}`;
-  }, null, { not: `Not moved: ${title}`, again: () => move(state.jobs.get(job.id) ?? job, target) });
+    if (target === "back") return `Back to its place: ${title}`;
+    if (target !== "front") return `Priority ${target}: ${title}${isAtFront(moved) ? ". It stays at the front" : ""}`;
+    const actions = isAtFront(job) ? [] : [{ text: "Undo", act: () => move(now(), "back") }];
+    showMessage(`Moved to the front: ${title}`, "good", { actions });
+    return null;
+  }, null, { not: `Not moved: ${title}`, again: () => move(now(), target, fromFront) });
 }

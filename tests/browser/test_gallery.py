@@ -17,6 +17,7 @@ from tests.browser.conftest import Watched
 from tests.conftest import RedisServer, WebProcess
 from tests.support import working
 from tests.support.jobs import accepted
+from tests.support.stack import wait_for
 from tests.support.videos import ARTIFACTS, stored
 from workers.generation.finishing import outputs
 
@@ -83,10 +84,17 @@ def site(tmp_path_factory: pytest.TempPathFactory, _redis_of_the_session: RedisS
 
 
 @pytest.fixture
-def opened(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
+def watched(site: Site) -> Iterator[Watched]:
+    """Fail the test for what no page may do."""
+    watched = Watched(site)  # type: ignore[arg-type]
+    yield watched
+    assert not watched.complaints
+
+
+@pytest.fixture
+def opened(browser: Browser, site: Site, watched: Watched) -> Iterator[Callable[..., Page]]:
     """Open the gallery under these filters, in a new browser context."""
     contexts = []
-    watched = Watched(site)  # type: ignore[arg-type]
 
     def open_gallery(query: str = "", away: bool = False, **options: Any) -> Page:
         watched.away = away
@@ -100,7 +108,6 @@ def opened(browser: Browser, site: Site) -> Iterator[Callable[..., Page]]:
     yield open_gallery
     for context in contexts:
         context.close()
-    assert not watched.complaints
 
 
 def cell(page: Page, job_id: str) -> Any:
@@ -311,7 +318,7 @@ def test_a_dialog_marks_its_video_and_a_new_collection_is_shown(opened: Callable
     asked.get_by_role("button", name="Create").click()
     shown = page.locator("#gallery select[name=collection] option:checked")
     expect(shown).to_have_text("an empty one (0)")
-    expect(page.locator("#gallery .empty")).to_have_text("This collection is empty: add videos from the gallery")
+    expect(page.locator("#gallery .empty")).to_have_text(re.compile("” is empty: add videos from the gallery$"))
     page.get_by_label("Search in prompts").fill("boat")
     expect(page.locator("#gallery .empty")).to_contain_text("No video matches.")
     for one in site.get("/api/v1/collections")["data"]:
@@ -462,6 +469,81 @@ def test_five_thousand_videos_scroll_with_few_cells_and_short_tasks(opened: Call
     expect(page.locator(".cell[aria-posinset='5003'] .cell-link")).to_be_focused()
     page.keyboard.press("Home")
     expect(page.locator(".cell[aria-posinset='1'] .cell-link")).to_be_focused()
+
+
+def scrolled(page: Page, top: int) -> None:
+    wait_for(lambda: abs(page.evaluate("scrollY") - top) <= 1, 10, f"to be scrolled to {top}")
+
+
+def test_back_forward_and_reloading_return_to_the_same_place(opened: Callable[..., Page], site: Site) -> None:
+    page = opened()
+    page.mouse.move(700, 500)
+    page.evaluate("scrollTo({top: 9000})")
+    side = page.get_by_role("navigation")
+    side.get_by_role("link", name="Devices").click()
+    expect(page.locator("#devices")).to_be_visible()
+    scrolled(page, 0)
+    page.go_back()
+    scrolled(page, 9000)
+    page.reload()
+    scrolled(page, 9000)
+    page.go_forward()
+    expect(page.locator("#devices")).to_be_visible()
+    scrolled(page, 0)
+    side.get_by_role("link", name="Gallery").click()
+    expect(page.locator(".cell").first).to_be_visible()
+    scrolled(page, 0)
+
+
+def test_a_video_returns_with_the_gallery_behind_it(opened: Callable[..., Page], site: Site) -> None:
+    page = opened()
+    page.evaluate("scrollTo({top: 400})")
+    shown = page.locator(".cell").nth(9)
+    title = shown.locator(".cell-title").inner_text()
+    shown.locator(".cell-link").click()
+    dialog = page.get_by_role("dialog", name=title)
+    dialog.get_by_role("button", name="Next video").click()
+    opened_last = page.get_by_role("dialog")
+    expect(opened_last.get_by_role("heading", level=2)).not_to_have_text(title)
+    name = opened_last.get_by_role("heading", level=2).inner_text()
+    opened_last.get_by_role("link", name="Use these settings again").click()
+    expect(page.locator("#new")).to_be_visible()
+    page.go_back()
+    for _ in range(2):
+        expect(page.locator("#gallery")).to_be_visible()
+        expect(opened_last.get_by_role("heading", level=2)).to_have_text(name)
+        expect(opened_last.get_by_role("button", name="Previous video")).not_to_have_attribute("aria-disabled", "true")
+        page.reload()
+    page.go_back()
+    expect(opened_last).to_have_count(0)
+    scrolled(page, 400)
+
+
+def test_a_refused_name_of_a_collection_stays_to_be_mended(
+    opened: Callable[..., Page], site: Site, watched: Watched
+) -> None:
+    site.web.http.post("/api/v1/collections", json={"name": "boats of old"})
+    page = opened(away=True)
+    page.get_by_role("button", name="New collection").click()
+    asked = page.get_by_role("dialog", name="New collection")
+    field = asked.get_by_label("Name")
+    field.fill("boats of old")
+    page.keyboard.press("Enter")
+    expect(asked.get_by_role("alert")).to_contain_text("There is a collection")
+    expect(field).to_be_focused()
+    expect(field).to_have_value("boats of old")
+    field.fill("boats of today, and of all the days that are still to come")
+    page.route("**/api/v1/collections", lambda route: route.abort("connectionrefused"))
+    asked.get_by_role("button", name="Create").click()
+    expect(asked.get_by_role("alert")).to_have_text("The server does not respond.")
+    page.unroute("**/api/v1/collections")
+    asked.get_by_role("button", name="Create").click()
+    expect(asked).to_have_count(0)
+    expect(page.locator("#gallery .empty")).to_contain_text("“boats of today, and of all the days")
+    for one in site.get("/api/v1/collections")["data"]:
+        site.web.http.delete(f"/api/v1/collections/{one['id']}")
+    assert all("409" in complaint for complaint in watched.complaints)
+    watched.complaints.clear()
 
 
 def test_the_dialog_of_a_video_goes_on_in_the_order_of_the_gallery(opened: Callable[..., Page], site: Site) -> None:

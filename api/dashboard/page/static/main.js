@@ -12,6 +12,7 @@ import { closeJob, drawJob, openJob, watched } from "./job/job_dialog.js";
 import * as load from "./base/load.js";
 import * as menus from "./base/menus.js";
 import { loading, titleOf } from "./base/parts.js";
+import * as places from "./base/places.js";
 import { newJob, startFrom } from "./new/new_job.js";
 import { announceEnds } from "./new/recent.js";
 import { overview } from "./overview/overview.js";
@@ -44,32 +45,45 @@ let behind = "jobs"; // the address to return to when a job's dialog closes
 let newer = false; // whether the server has a newer version of the page
 
 function route(first = false) {
-  const [path, query] = location.hash.slice(1).split("?");
+  const [name, id] = location.hash.slice(1).split("?")[0].split("/");
+  if (name === "main") return; // the skip link, not a view
+  if (name in PARTS_OF) return location.replace(`#${PARTS_OF[name]}`);
+  const place = places.enter();
+  if (name === "job" && id) {
+    const under = history.state.behind ?? behind;
+    if (under !== behind || view === null) showAddress(under, first); // Back, or a reload
+    places.note({ behind });
+    openJob(decodeURIComponent(id), left, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
+    drawTitle();
+  } else {
+    closeJob();
+    showAddress(location.hash.slice(1), first);
+  }
+  if (place !== null) places.goTo(place);
+}
+
+/** Notes that the dialog of a job was closed, which showed this one last. */
+function left(last) {
+  if (location.hash.startsWith("#job/")) {
+    places.rename(behind);
+    if (view === "gallery") state.gallery?.focus(last);
+  }
+  drawTitle();
+}
+
+/** Shows the view of an address. */
+function showAddress(address, first) {
+  const [path, query] = address.split("?");
   const [name, id] = path.split("/");
   const params = new URLSearchParams(query ?? "");
-  if (name === "main") return; // the skip link, not a view
-  if (name === "job" && id) {
-    show(view ?? "jobs", first);
-    openJob(decodeURIComponent(id), (last) => {
-      if (location.hash.startsWith("#job/")) {
-        history.replaceState(null, "", `#${behind}`);
-        if (view === "gallery") state.gallery?.focus(last);
-      }
-      drawTitle();
-    }, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
-    drawTitle();
-    return;
-  }
-  closeJob();
   let lost = null;
-  if (name in PARTS_OF) return location.replace(`#${PARTS_OF[name]}`);
   const wanted = name === "flow" && id ? "flows" : name in VIEWS ? name : FIRST;
   if (name && wanted === FIRST && name !== FIRST) {
-    history.replaceState(null, "", `#${FIRST}`);
+    places.rename(FIRST);
     lost = name;
   }
   if (wanted in LATER) open(wanted, wanted === "gallery" ? params : name === "flow" ? decodeURIComponent(id) : null);
-  behind = location.hash.slice(1) || FIRST;
+  behind = (lost ? "" : address) || FIRST;
   if (wanted !== view) leaveView(); // before the new view shows messages of its own
   if (wanted === "jobs") filterBy(params);
   if (wanted === "new") startFrom(params);

@@ -161,6 +161,13 @@ export function durationOf(job, now = Date.now()) {
 /** Formats a score from 0 to 1. */
 export const score = (value) => (value === null || value === undefined ? NONE : value.toFixed(2));
 
+const CUT = 24; // characters, which a select may have no room for
+
+const titleOfChoice = (options, value) => {
+  const [, text = ""] = options.find((option) => Array.isArray(option) && option[0] === value) ?? [];
+  return text.length > CUT ? text : undefined;
+};
+
 export function select(label, name, options, { value = "", change, key, disabled } = {}) {
   return h(
     "label",
@@ -168,7 +175,7 @@ export function select(label, name, options, { value = "", change, key, disabled
     h("span", null, label),
     h(
       "select",
-      { name, value, disabled, on: { change } },
+      { name, value, disabled, title: titleOfChoice(options, value), on: { change } },
       options.map((option) => {
         const [of, text] = Array.isArray(option) ? option : [option, option];
         return h("option", { key: of, value: of }, text);

@@ -1,7 +1,7 @@
 // Collections of the gallery: choosing one as a filter, and creating, renaming, deleting and filling them.
 
-import { call, get, post, remove } from "../base/api.js";
-import { attempt, confirm, openModal } from "../base/dialogs.js";
+import { Problem, Unreachable, call, get, post, remove } from "../base/api.js";
+import { attempt, confirm, openModal, showMessage } from "../base/dialogs.js";
 import { h, render } from "../base/dom.js";
 import { plural } from "../base/format.js";
 import { button, select } from "../base/parts.js";
@@ -88,13 +88,12 @@ export const takeOut = (id, ids) => call("PATCH", `/api/v1/collections/${id}`, {
 
 /** Creates a collection. Resolves to its id, or to null. */
 async function create() {
-  const name = await askName("New collection", "", "Create");
-  if (!name) return null;
   let made = null;
-  await attempt(async () => {
+  await askName("New collection", "", "Create", async (name) => {
     made = await post("/api/v1/collections", { name });
     await loadCollections();
-  }, "The collection is created", { ofForm: true });
+    showMessage("The collection is created", "good");
+  });
   return made?.id ?? null;
 }
 
@@ -105,14 +104,13 @@ async function createShown(goTo) {
   if (id) goTo({ collection: id });
 }
 
-async function rename(one) {
-  const name = await askName("Rename collection", one.name, "Rename");
-  if (!name || name === one.name) return;
-  await attempt(async () => {
+const rename = (one) =>
+  askName("Rename collection", one.name, "Rename", async (name) => {
+    if (name === one.name) return;
     await call("PATCH", `/api/v1/collections/${one.id}`, { body: { name } });
     await loadCollections();
-  }, "The collection is renamed", { ofForm: true });
-}
+    showMessage("The collection is renamed", "good");
+  });
 
 async function erase(one, goTo) {
   const text = `Its ${plural(one.videos, "video")} ${one.videos === 1 ? "is" : "are"} not deleted, but the retention policy applies again.`;
@@ -125,38 +123,71 @@ async function erase(one, goTo) {
   }, "The collection is deleted");
 }
 
-/** Asks for a name. Resolves to it, or to an empty text. */
-function askName(title, value, yes) {
+/** Asks for a name and sends it. What was typed stays, with the reason, until it is accepted or the dialog is closed. */
+function askName(title, value, yes, send) {
   const dialog = document.createElement("dialog");
   dialog.className = "dialog small";
   dialog.setAttribute("aria-labelledby", "name-title");
   holder.append(dialog);
-  render(
-    dialog,
-    h(
-      "form",
-      { method: "dialog" },
-      h("h2", { id: "name-title" }, title),
+  let problem = null;
+  let isSending = false;
+  const draw = () =>
+    render(
+      dialog,
       h(
-        "label",
-        { class: "field" },
-        h("span", null, "Name"),
-        h("input", { name: "name", value, required: true, maxlength: 100, autofocus: true, autocomplete: "off" }),
+        "form",
+        { on: { submit } },
+        h("h2", { id: "name-title" }, title),
+        h(
+          "label",
+          { class: "field" },
+          h("span", null, "Name"),
+          h("input", {
+            name: "name",
+            value,
+            required: true,
+            maxlength: 100,
+            autofocus: true,
+            autocomplete: "off",
+            "aria-invalid": problem ? "true" : undefined,
+            "aria-describedby": problem ? "name-problem" : undefined,
+          }),
+        ),
+        problem ? h("p", { key: "problem", id: "name-problem", class: "field-error", role: "alert" }, problem) : null,
+        h(
+          "div",
+          { class: "row end" },
+          h("button", { type: "button", class: "button", on: { click: () => dialog.close() } }, "Cancel"),
+          h("button", { class: "button primary", "aria-disabled": isSending ? "true" : undefined }, isSending ? "Sending…" : yes),
+        ),
       ),
-      h(
-        "div",
-        { class: "row end" },
-        h("button", { type: "button", class: "button", on: { click: () => dialog.close("") } }, "Cancel"),
-        h("button", { value: "yes", class: "button primary" }, yes),
-      ),
-    ),
-  );
+    );
+
+  async function submit(event) {
+    event.preventDefault();
+    const field = event.target.elements.name;
+    const name = field.value.trim();
+    if (isSending) return;
+    [problem, isSending] = [name ? null : "Give it a name.", Boolean(name)];
+    draw();
+    if (!name) return;
+    try {
+      await send(name);
+      dialog.close();
+    } catch (error) {
+      if (!(error instanceof Problem || error instanceof Unreachable)) throw error;
+      [problem, isSending] = [error.message, false];
+      draw();
+      field.focus();
+    }
+  }
+
+  draw();
   openModal(dialog);
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
-      const name = dialog.querySelector("input").value.trim();
       dialog.remove();
-      resolve(dialog.returnValue === "yes" ? name : "");
+      resolve();
     });
   });
 }

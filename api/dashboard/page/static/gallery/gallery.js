@@ -3,7 +3,7 @@
 
 import { get } from "../base/api.js";
 import { problem } from "../base/awaited.js";
-import { collectionTools, loadCollections } from "./collections.js";
+import { collectionTools, loadCollections, nameOf } from "./collections.js";
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { folded } from "../base/folding.js";
@@ -185,7 +185,9 @@ function summary() {
   if (own.total === null) return state.notes.gallery ? "" : "Loading…";
   const looked = own.looked ? `; only the newest ${number(own.looked)} were searched` : "";
   if (own.every !== null) return plural(own.every, "video");
-  return `${own.more ? "More than " : ""}${plural(own.total, "video")}${looked}`;
+  const of = own.query.collection ? `${nameOf(own.query.collection)}: ` : "";
+  const least = own.more ? (of ? "more than " : "More than ") : "";
+  return `${of}${least}${plural(own.total, "video")}${looked}`;
 }
 
 /** Says why the fields lack choices, unless the videos could not be loaded for the same reason: trying that again loads all. */
@@ -198,7 +200,7 @@ function choicesProblem() {
 function nothing() {
   const filters = NAMES.filter((name) => own.query[name]);
   if (filters.join() === "collection")
-    return h("p", { key: "none", class: "empty" }, "This collection is empty: ", h("a", { href: "#gallery" }, "add videos from the gallery"));
+    return h("p", { key: "none", class: "empty" }, `“${nameOf(own.query.collection)}” is empty: `, h("a", { href: "#gallery" }, "add videos from the gallery"));
   if (isReversed(own.query))
     return h("p", { key: "none", class: "empty" }, "“From” is after “To”: no day is between them. ", h("a", { href: "#gallery" }, "Show all videos"));
   return filters.length

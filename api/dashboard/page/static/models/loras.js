@@ -104,7 +104,7 @@ function adding() {
     h("summary", null, "Add a LoRA"),
     h(
       "form",
-      { class: "lora-add", "aria-label": "Add a LoRA", on: { submit: add, input: forgive } },
+      { class: "lora-add", "aria-label": "Add a LoRA", novalidate: true, on: { submit: add, input: forgive } },
       h("div", { class: "field" }, h("label", { for: "lora-file" }, "File"), h("input", { id: "lora-file", name: "file", type: "file", accept: ".safetensors", on: { change: named } })),
       h(
         "div",
@@ -130,13 +130,25 @@ function named(event) {
   if (file && !field.value) field.value = file.name.replace(/\.(high|low)?\.?safetensors$/, "").replace(/[^A-Za-z0-9._-]+/g, "-");
 }
 
+/** Returns the first field that is wrong, and why; null: none. */
+function wrongField({ elements: { file, source, name } }) {
+  if (!file.files.length && !source.value.trim()) return [file, "Choose a file, or give an address."];
+  if (!name.value) return [name, "Give it a name."];
+  if (name.validity.patternMismatch) return [name, "The name must begin with a letter or digit and consist of letters, digits, dots, hyphens and underscores."];
+  return null;
+}
+
 async function add(event) {
   event.preventDefault();
   const form = event.target;
   const { name, expert, description, source } = Object.fromEntries(new FormData(form));
   const file = form.elements.file.files[0];
-  own.problem = file || source.trim() ? null : "Choose a file, or give an address.";
-  if (own.problem) return changed();
+  const wrong = wrongField(form);
+  own.problem = wrong?.[1] ?? null;
+  if (wrong) {
+    wrong[0].focus();
+    return changed();
+  }
   own.sending = 0;
   changed();
   try {

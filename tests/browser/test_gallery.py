@@ -442,6 +442,36 @@ def test_the_space_bar_plays_a_comparison_and_never_closes_it(opened: Callable[.
     expect(dialog).to_have_count(0)
 
 
+def test_a_comparison_has_an_address(opened: Callable[..., Page], site: Site, watched: Watched) -> None:
+    page = opened("?q=boat")
+    for pick in page.locator(".pick").all():
+        pick.check()
+    page.get_by_role("button", name="Compare").click()
+    dialog = page.get_by_role("dialog", name="Compare 2 videos")
+    expect(dialog).to_be_visible()
+    address = page.evaluate("location.hash")
+    page.reload()
+    expect(dialog).to_be_visible()
+    expect(page.get_by_label("Search in prompts")).to_have_value("boat")  # the gallery behind it
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    wait_for(lambda: page.evaluate("location.hash") == "#gallery?q=boat", 10, "the address of the gallery")
+    page.goto(f"{site.url}/{address}")
+    expect(dialog).to_be_visible()
+    page.go_back()
+    expect(dialog).to_have_count(0)
+    watched.away = True
+    none = "01a22ce8-c102-7a64-835f-1beb9a94d33e"
+    for ids, why in (
+        (site.videos[:1], "A comparison has two to four videos; this address names 1."),
+        ([site.videos[0], none], "Fewer than two of these videos exist."),
+    ):
+        page.goto(f"{site.url}/#compare/{','.join(ids)}")
+        expect(page.locator("#toasts")).to_contain_text(f"The videos cannot be compared. {why}")
+        expect(page.locator("#gallery")).to_be_visible()
+    watched.complaints = [one for one in watched.complaints if none not in one]
+
+
 def task_seconds(measuring: Any) -> float:
     """Return how long the page's tasks have taken so far."""
     found = measuring.send("Performance.getMetrics")["metrics"]

@@ -632,6 +632,7 @@ def test_actions_that_fit_no_selected_job_are_disabled(open_page: Open, stack: S
 def test_a_job_that_begins_and_ends_keeps_the_columns_and_rows(open_page: Open, stack: Stack, paused: None) -> None:
     job = stack.submit(prompt="in its place", **LONG)
     page = open_page("#jobs?order=newest", viewport={"width": 1400, "height": 900})
+    page.wait_for_load_state("networkidle")  # the batches above the list come last
     row = page.locator(f"[data-job='{job}']")
     state, before = row.locator(".state"), row.bounding_box()
     at = state.bounding_box()

@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.browser.conftest import Open, Watched
-from tests.support.stack import Stack
+from tests.support.stack import Stack, wait_for
 
 API = "**/api/v1/**"
 WANTING = {
@@ -109,7 +109,7 @@ def test_without_any_data_the_page_says_that_there_is_none(open_page: Open, stac
     expect(page.locator("#connection")).to_have_text("disconnected, no data yet")
     expect(page.locator(".toast")).to_have_count(0)
     page.unroute(API, refuse)
-    expect(page.locator("#connection")).to_have_text("every 5 s")
+    expect(page.locator("#connection")).to_have_text("updates every 5 s")
     expect(page.get_by_text("The connection to the server is restored.")).to_have_count(1)
 
 
@@ -150,3 +150,65 @@ def test_a_view_without_its_script_says_so_and_can_be_tried_again(open_page: Ope
         {"gallery": "Search in prompts", "models": "T2V-A14B", "flows": re.compile("flow|ago")}[view]
     )
     expect(page).to_have_url(re.compile(f"#{view}$"))
+
+
+BLOCKABLE = """
+window.sockets = [];
+window.refused = 0;
+const Real = window.WebSocket;
+window.WebSocket = class extends Real {
+  constructor(...given) {
+    if (window.blocked) {
+      window.refused += 1;
+      throw new DOMException("refused", "SecurityError");
+    }
+    super(...given);
+    window.sockets.push(this);
+  }
+};
+"""
+
+
+def test_the_socket_returns_by_itself_and_with_refresh(open_page: Open) -> None:
+    page = open_page()
+    page.add_init_script(BLOCKABLE)
+    page.reload()
+    connection = page.locator("#connection")
+    expect(connection).to_have_text("live")
+    for by_hand in (False, True):
+        page.evaluate("() => { blocked = true; refused = 0; sockets.at(-1).close(); }")
+        expect(connection).to_have_text("updates every 5 s")
+        wait_for(lambda: page.evaluate("refused") >= 2, 20, "a second attempt")
+        page.evaluate("() => { blocked = false; }")
+        if by_hand:
+            page.get_by_role("button", name="Refresh").click()
+            expect(connection).to_have_text("live", timeout=2_000)
+        else:
+            expect(connection).to_have_text("live")
+
+
+@pytest.mark.parametrize(
+    ("view", "never"),
+    [
+        ("overview", ("Nothing is paused.", "queue is empty", "All is well")),
+        ("alerts", ("No open alerts.", "No resolved alerts yet.")),
+        ("flows", ("No flows yet.",)),
+        ("models", ("No LoRAs yet.",)),
+    ],
+)
+def test_where_loading_again_fails_nothing_is_said_to_be_none(
+    open_page: Open, watched: Watched, view: str, never: tuple[str, ...]
+) -> None:
+    page = open_page(f"#{view}")
+    shown = page.locator(f"#{view} .body")
+    expect(page.locator("#connection")).to_have_text("live")
+    expect(shown).not_to_contain_text(re.compile("loading", re.IGNORECASE))
+    watched.away = True
+    page.route("**/api/**", refuse)
+    page.get_by_role("button", name="Refresh").click()
+    expect(shown).to_contain_text(re.compile(r"could not be loaded: .*Last loaded at \d|as of \d"))
+    for text in never:
+        expect(shown).not_to_contain_text(text)
+    page.unroute("**/api/**", refuse)
+    page.get_by_role("button", name="Refresh").click()
+    expect(shown).not_to_contain_text(re.compile("could not be loaded|as of "))

@@ -42,6 +42,7 @@ const titles = Object.fromEntries(Object.keys(VIEWS).map((name) => [name, byId(`
 
 let view = null;
 let behind = "jobs"; // the address to return to when a job's dialog closes
+let comparing = null; // the script of the comparison, once it is there
 let newer = false; // whether the server has a newer version of the page
 
 function route(first = false) {
@@ -49,12 +50,19 @@ function route(first = false) {
   if (name === "main") return; // the skip link, not a view
   if (name in PARTS_OF) return location.replace(`#${PARTS_OF[name]}`);
   const place = places.enter();
+  comparing?.closeCompare();
   if (name === "job" && id) {
     const under = history.state.behind ?? behind;
     if (under !== behind || view === null) showAddress(under, first); // Back, or a reload
     places.note({ behind });
     openJob(decodeURIComponent(id), left, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
     drawTitle();
+  } else if (name === "compare") {
+    closeJob();
+    const under = history.state.behind ?? (view === "gallery" ? behind : "gallery");
+    if (under !== behind || view === null) showAddress(under, first);
+    places.note({ behind });
+    compare((id ?? "").split(",").filter(Boolean));
   } else {
     closeJob();
     showAddress(location.hash.slice(1), first);
@@ -69,6 +77,18 @@ function left(last) {
     if (view === "gallery") state.gallery?.focus(last);
   }
   drawTitle();
+}
+
+/** Opens the comparison of the videos that the address names, over the view behind it. */
+async function compare(ids) {
+  const here = location.hash;
+  const isHere = () => location.hash === here;
+  const leave = () => isHere() && places.rename(behind);
+  const act = async () => {
+    comparing ??= await script(() => import("./gallery/compare.js"));
+    await comparing.openCompare(ids, leave, isHere);
+  };
+  if (!(await attempt(act, null, { not: "The videos cannot be compared" }))) leave();
 }
 
 /** Shows the view of an address. */
@@ -155,7 +175,7 @@ function drawConnection() {
         ? ["stale", "stale", `: last update ${seconds(age)} ago`]
         : isFailing
           ? ["stale", "requests fail", state.loaded.size ? "" : ", no data yet"]
-          : { connecting: ["painted", answeredAt ? "connecting…" : "loading…"], live: ["live", "live"], polling: ["polling", "every 5 s"] }[link];
+          : { connecting: ["painted", answeredAt ? "connecting…" : "loading…"], live: ["live", "live"], polling: ["polling", "updates every 5 s"] }[link];
   const place = byId("connection");
   if (place.dataset.state !== shown) place.dataset.state = shown;
   render(byId("connection-text"), text, more ? h("span", { class: "rest" }, more) : null);

@@ -3,7 +3,8 @@
 import { showMessage } from "./dialogs.js";
 import { h } from "./dom.js";
 import { feed, refresh } from "./feed.js";
-import { button, loading, note } from "./parts.js";
+import { clock } from "./format.js";
+import { button, empty, loading, note } from "./parts.js";
 import { changed, state } from "./state.js";
 
 /** An error with a way out. */
@@ -17,7 +18,8 @@ export const wrong = (text, again) =>
 export function problem(part, what, isThere, again = refresh) {
   const why = state.notes[part];
   if (!why || (isThere && feed.link === "lost")) return null;
-  return wrong(`The ${what} could not be loaded: ${why}`, () => {
+  const last = isThere && state.loaded.has(part) ? ` Last loaded at ${clock(state.loaded.get(part))}.` : "";
+  return wrong(`The ${what} could not be loaded: ${why}${last}`, () => {
     delete state.notes[part];
     changed();
     return again();
@@ -27,6 +29,9 @@ export function problem(part, what, isThere, again = refresh) {
 /** Returns the problem of a part, else that it is loading, else null: it is there. */
 export const awaited = (part, what, isThere = state.loaded.has(part)) =>
   problem(part, what, isThere) ?? (isThere ? null : loading());
+
+/** Says that there is nothing; null while the part could not be loaded, because then that may no longer be so. */
+export const none = (part, ...content) => (state.notes[part] ? null : empty(...content));
 
 /** Loads a script that is needed later. The browser's error names its file alone. */
 export const script = (load) =>

@@ -48,8 +48,9 @@ export function showView(name) {
   guarded(() => load.view(name));
 }
 
-/** Loads everything again. */
+/** Loads everything again, and connects if the socket is closed. */
 export async function refresh() {
+  connect();
   refreshedAt = Date.now();
   await guarded(() => Promise.all([load.essentials(), load.view(view), load.flower()]));
 }
@@ -129,9 +130,15 @@ async function tick() {
 function connect() {
   if (socket && socket.readyState <= WebSocket.OPEN) return;
   const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-  const mine = new WebSocket(`${scheme}//${location.host}${base}/api/v1/dashboard/ws`);
-  socket = mine;
   receivedAt = Date.now();
+  let mine;
+  try {
+    mine = new WebSocket(`${scheme}//${location.host}${base}/api/v1/dashboard/ws`);
+  } catch {
+    reconnect(); // the browser, or something that it runs, forbids it at the moment
+    return;
+  }
+  socket = mine;
   mine.addEventListener("open", () => {
     state.isSettling = true; // the first messages tell of all jobs
     movedSoon();
@@ -163,9 +170,9 @@ function reconnect() {
   changed();
 }
 
-/** Reconnects a silent socket: after sleep, or behind a proxy, a dead connection is not always closed. */
+/** Reconnects a silent socket: after sleep, or behind a proxy, a dead connection is not always closed, or refused. */
 function dropDead(now) {
-  if (socket?.readyState !== WebSocket.OPEN || now - receivedAt < 2 * STALE_MS) return;
+  if (!socket || socket.readyState > WebSocket.OPEN || now - receivedAt < 2 * STALE_MS) return;
   socket.close();
   reconnect();
 }

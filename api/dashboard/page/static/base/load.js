@@ -14,7 +14,7 @@ let hubTimer = null;
 export async function part(name, read) {
   try {
     await read();
-    state.loaded.add(name);
+    state.loaded.set(name, Date.now());
     delete state.notes[name];
   } catch (error) {
     state.notes[name] = error.message;

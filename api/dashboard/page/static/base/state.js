@@ -35,7 +35,7 @@ export const state = {
   pauses: null, // that are in force
   notes: {}, // by part: why it could not be loaded
   isSettling: false, // whether messages tell what the counts may have already, until they are loaded again
-  loaded: new Set(), // parts that the server has answered at least once: only then may a view call something empty
+  loaded: new Map(), // when the server answered for a part last; before the first answer no view may call it empty
 };
 
 const MAX_JOBS = 1000;

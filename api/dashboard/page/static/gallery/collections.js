@@ -120,7 +120,7 @@ async function erase(one, goTo) {
     revision += 1;
     await loadCollections();
     goTo({ collection: "" });
-  }, "The collection is deleted");
+  }, "The collection is deleted", { not: `“${one.name}” is not deleted` });
 }
 
 /** Asks for a name and sends it. What was typed stays, with the reason, until it is accepted or the dialog is closed. */
@@ -177,6 +177,7 @@ function askName(title, value, yes, send) {
     } catch (error) {
       if (!(error instanceof Problem || error instanceof Unreachable)) throw error;
       [problem, isSending] = [error.message, false];
+      if (!dialog.isConnected) return showMessage(`${title}: ${error.message}`, "bad"); // it was closed meanwhile
       draw();
       field.focus();
     }

@@ -1,32 +1,41 @@
 // Compares two to four videos side by side: they play, pause, seek and step together. Loaded when it is first used.
 
-import { openModal } from "../base/dialogs.js";
+import { openModal, showMessage } from "../base/dialogs.js";
 import { h, render } from "../base/dom.js";
-import { number, sentence } from "../base/format.js";
+import { number, plural, sentence } from "../base/format.js";
 import * as load from "../base/load.js";
 import { artifactOf, button, titleOf } from "../base/parts.js";
 
 const holder = document.getElementById("dialogs");
+const MOST = 4;
 const APART = 0.5; // of a frame; a video that is farther from the first is set to its time
 
 let dialog = null;
 let jobs = [];
 let playing = false;
 let time = 0; // seconds
+let leave = () => {};
 let isTabbed = false; // whether Tab reached the focused control, which then keeps its keys
 
-/** Opens the dialog. Throws if one of the jobs cannot be loaded. */
-export async function openCompare(ids) {
+/**
+ * Opens the dialog; `left` is called when it is closed by the user. Throws if the ids are not two to four, or a job cannot
+ * be loaded. Does nothing if `isWanted` is no longer true once they are.
+ */
+export async function openCompare(ids, left, isWanted) {
+  if (ids.length < 2 || ids.length > MOST) throw new Error(`A comparison has two to four videos; this address names ${ids.length}.`);
   const loaded = await Promise.all(ids.map(load.one));
+  if (!isWanted()) return;
   jobs = loaded.filter((job) => !job.deleted && artifactOf(job, "video"));
-  if (jobs.length < 2) throw new Error("Fewer than two of these videos still exist.");
+  if (jobs.length < 2) throw new Error("Fewer than two of these videos exist.");
+  if (jobs.length < ids.length) showMessage(`${plural(ids.length - jobs.length, "video")} of this comparison no longer exist${ids.length - jobs.length === 1 ? "s" : ""}.`, "bad");
+  leave = left;
   playing = false;
   time = 0;
   isTabbed = false;
   dialog = document.createElement("dialog");
   dialog.className = "dialog compare-dialog";
   dialog.setAttribute("aria-labelledby", "compare-title");
-  dialog.addEventListener("close", close);
+  dialog.addEventListener("close", closed);
   dialog.addEventListener("keydown", keydown);
   dialog.addEventListener("keyup", (event) => isForAll(event) && event.preventDefault()); // Firefox clicks a button then
   dialog.addEventListener("pointerdown", () => {
@@ -38,10 +47,18 @@ export async function openCompare(ids) {
   requestAnimationFrame(follow);
 }
 
-function close() {
+function closed({ target }) {
+  target.remove();
+  if (target !== dialog) return; // another one is open already
   playing = false;
-  dialog.remove();
   dialog = null;
+  leave();
+}
+
+/** Closes the dialog, because another address is shown. */
+export function closeCompare() {
+  leave = () => {};
+  dialog?.close();
 }
 
 const videos = () => [...dialog.querySelectorAll("video")];

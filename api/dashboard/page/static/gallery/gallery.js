@@ -173,6 +173,7 @@ export function gallery() {
     own.isRefused && state.notes.gallery ? refused() : problem("gallery", "videos", false, reload),
     choicesProblem(),
     own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
+    own.query.collection && !own.isRefused ? h("h2", { key: "collection", class: "clamp" }, nameOf(own.query.collection)) : null,
     own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
     own.total === 0 && !state.notes.gallery ? nothing() : null,
     own.total ? grid() : null,
@@ -185,9 +186,7 @@ function summary() {
   if (own.total === null) return state.notes.gallery ? "" : "Loading…";
   const looked = own.looked ? `; only the newest ${number(own.looked)} were searched` : "";
   if (own.every !== null) return plural(own.every, "video");
-  const of = own.query.collection ? `${nameOf(own.query.collection)}: ` : "";
-  const least = own.more ? (of ? "more than " : "More than ") : "";
-  return `${of}${least}${plural(own.total, "video")}${looked}`;
+  return `${own.more ? "More than " : ""}${plural(own.total, "video")}${looked}`;
 }
 
 /** Says why the fields lack choices, unless the videos could not be loaded for the same reason: trying that again loads all. */

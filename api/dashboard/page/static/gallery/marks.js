@@ -30,7 +30,7 @@ export function marks(job) {
         await call("PATCH", `/api/v1/collections/${collection}`, { body: { add: [job.id] } });
         video.collections = [...new Set([...video.collections, collection])];
         await loadCollections();
-      }, `Added to “${nameOf(collection)}”`),
+      }, `Added to “${nameOf(collection)}”`, { not: `Not added to “${nameOf(collection)}”` }),
       video.collections,
     ),
   ];
@@ -66,7 +66,7 @@ async function leave(video, { id }, from) {
     video.collections = video.collections.filter((one) => one !== id);
     await loadCollections();
     afterDrawing(() => dialog.querySelector("[name=add-to]")?.focus()); // the focused button is gone
-  }, "Taken out of the collection");
+  }, "Taken out of the collection", { not: "Not taken out of the collection" });
 }
 
 /** The marks are asked for again when the job is shown next: they may have changed elsewhere. */
@@ -78,7 +78,7 @@ export function toggleFavourite(video) {
     await call(marked ? "PUT" : "DELETE", `/api/v1/jobs/${video.id}/favourite`);
     video.favourite = marked;
     changed();
-  });
+  }, null, { not: video.favourite ? "Still a favourite" : "Not made a favourite", again: () => toggleFavourite(video) });
 }
 
 /** Finds the video of a job: the gallery lists videos by when they finished. */

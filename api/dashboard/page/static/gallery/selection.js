@@ -1,7 +1,6 @@
 // What can be done with the selected videos of the gallery: compare, download, make again, collect, delete.
 
 import { base, call, newKey, post, remove } from "../base/api.js";
-import { script } from "../base/awaited.js";
 import { attempt, confirm } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { number, plural } from "../base/format.js";
@@ -28,7 +27,7 @@ export function selection() {
     label: "Selected videos",
     count: number(ids.length),
     clear: clearSelection,
-    first: button("Compare", () => compare(now()), { key: "compare", disabled: ids.length < LEAST_COMPARED ? "Select another video to compare them" : isTooMany }),
+    first: button("Compare", () => (location.hash = `compare/${now().join(",")}`), { key: "compare", disabled: ids.length < LEAST_COMPARED ? "Select another video to compare them" : isTooMany }),
     // With one video, a line of its own would only cover what is chosen next.
     hint: !isTooMany ? null : `Compare takes ${LEAST_COMPARED} to ${MOST_COMPARED} videos.`,
     more: [
@@ -38,9 +37,9 @@ export function selection() {
       ids.length <= MOST_AGAIN
         ? button("Make again", () => makeAgain(now()), { key: "again", kind: "steer" })
         : h("span", { key: "too-many", class: "small muted steer" }, `Make again takes at most ${MOST_AGAIN}`),
-      addTo((id) => change(() => addMany(id, now()), `${plural(ids.length, "video")} added to “${nameOf(id)}”`)),
+      addTo((id) => change(() => addMany(id, now()), `${plural(ids.length, "video")} added to “${nameOf(id)}”`, `Not added to “${nameOf(id)}”`)),
       own.query.collection
-        ? button("Take out", () => change(() => takeOut(own.query.collection, now()), "Taken out of the collection").then(reload), { key: "out", kind: "steer" })
+        ? button("Take out", () => change(() => takeOut(own.query.collection, now()), "Taken out of the collection", "Not taken out of the collection").then(reload), { key: "out", kind: "steer" })
         : null,
     ],
     remove: button("Delete", () => erase(now()), { key: "delete", kind: "danger steer" }),
@@ -52,19 +51,12 @@ async function addMany(id, ids) {
   for (const video of own.selected.values()) video.collections = [...new Set([...video.collections, id])];
 }
 
-function change(act, done) {
+function change(act, done, not) {
   return attempt(async () => {
     await act();
     await loadCollections();
     clearSelection();
-  }, done);
-}
-
-async function compare(ids) {
-  await attempt(async () => {
-    const { openCompare } = await script(() => import("./compare.js"));
-    await openCompare(ids);
-  });
+  }, done, { not });
 }
 
 /** Makes each video once more, with the same settings and another seed: the same seed would make the same video. */
@@ -86,7 +78,7 @@ async function makeAgain(ids) {
     }
     clearSelection();
     return `${plural(made, "new video")} with ${made === 1 ? "another seed is" : "other seeds are"} queued.`;
-  });
+  }, null, { not: "Not all are made again" });
 }
 
 /** The prompts of the selected videos, as a confirmation lists them. */
@@ -104,5 +96,5 @@ async function erase(ids) {
     clearSelection();
     await loadFirst();
     focusCell(0);
-  }, "Deleted");
+  }, "Deleted", { not: `The ${isOne ? "video is" : "videos are"} not deleted` });
 }

@@ -41,7 +41,7 @@ function share(job) {
     }
     afterDrawing(() => partOf(job, "")?.scrollIntoView({ block: "nearest" }));
     await copyLink(job);
-  });
+  }, null, { not: "No link was made" });
 }
 
 /** Copies the link, and shows that on the button beside it, which takes the focus; if the browser refuses, selects it for the user to copy. */

@@ -118,5 +118,5 @@ async function cancel(batch) {
     for (const job of state.jobs.values()) if (job.batch_id === batch.id && !hasEnded(job)) noteCancel(job.id);
     await post(`/api/v1/batches/${batch.id}/cancel`);
     load.jobs().catch(() => {}); // the feed reports an unreachable server
-  }, "The batch is cancelled.");
+  }, "The batch is cancelled.", { not: "The batch is not cancelled" });
 }

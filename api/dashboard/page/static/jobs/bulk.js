@@ -124,5 +124,5 @@ async function start(name, priority) {
     if (result.changed) return outcome;
     showMessage(outcome);
     return null;
-  });
+  }, null, { not: `The jobs are not ${done}` });
 }

@@ -1,11 +1,11 @@
 // The view of flows: the list, and one flow with its jobs as a tree. Loaded when the view is first opened.
 
 import { base, get, post } from "../base/api.js";
-import { awaited } from "../base/awaited.js";
+import { awaited, none } from "../base/awaited.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, moment, percent, seconds } from "../base/format.js";
-import { badge, bar, button, empty } from "../base/parts.js";
+import { badge, bar, button } from "../base/parts.js";
 import { part } from "../base/load.js";
 import { changed, state } from "../base/state.js";
 
@@ -60,7 +60,8 @@ export function flows() {
 function list() {
   if (own.rows === null) return null;
   if (!own.rows.length && !own.after.length)
-    return empty(
+    return none(
+      "flows",
       "No flows yet. Submit jobs that depend on one another with ",
       h("code", null, "wanworks flow submit"),
       " or ",
@@ -184,5 +185,5 @@ function change(flow, act, done) {
     }
     changed();
     return done;
-  });
+  }, null, { not: `The flow is not ${act === "cancel" ? "cancelled" : "retried"}` });
 }

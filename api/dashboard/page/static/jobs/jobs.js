@@ -21,7 +21,7 @@ export function jobs() {
     filters(),
     batches(),
     awaited("jobs", "jobs", ids !== null),
-    ids && !rows.length ? nobody(chosen) : null,
+    ids && !rows.length && !state.notes.jobs ? nobody(chosen) : null,
     rows.length ? summary(rows) : null,
     dropZones(),
     rows.length ? table(rows) : null,

@@ -64,6 +64,8 @@ const ROWS = [
 ];
 
 function comparison({ a, b, found, performance }) {
+  const plain = (text) => text.replace(/\.$/, "");
+  const rest = (found.trade_offs ?? []).filter((text) => !plain(found.recommendation ?? "").includes(plain(text)));
   return h(
     "div",
     { class: "answer" },
@@ -99,11 +101,11 @@ function comparison({ a, b, found, performance }) {
         h("dd", { key: `d${id}` }, text),
       ]),
     ),
-    (found.trade_offs ?? []).length
+    rest.length
       ? h(
           "ul",
           { class: "spelled" },
-          found.trade_offs.map((text) => h("li", { key: text }, text)),
+          rest.map((text) => h("li", { key: text }, text)),
         )
       : null,
   );

@@ -165,6 +165,8 @@ async function execute() {
       plan = null;
       await load.models();
     }),
+    null,
+    { not: "The cleanup has not begun" },
   );
 }
 

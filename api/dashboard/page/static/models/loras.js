@@ -1,12 +1,12 @@
 // The library of LoRAs on the view of models: what there is, uploads, fetches, sharing and removing.
 
 import { base, fieldErrors, newKey, patch, post, Problem, remove, Unreachable } from "../base/api.js";
-import { awaited } from "../base/awaited.js";
+import { awaited, none } from "../base/awaited.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, bytes, sentence } from "../base/format.js";
 import { readLoras } from "../base/load.js";
-import { button, empty, select } from "../base/parts.js";
+import { button, select } from "../base/parts.js";
 import { changed, mergeJobs, state } from "../base/state.js";
 
 const own = { sending: null, problem: null };
@@ -18,7 +18,7 @@ export function loras() {
     { class: "panel loras-panel", "aria-labelledby": "h-loras", key: "loras" },
     h("h2", { id: "h-loras" }, "LoRAs"),
     awaited("loras", "LoRAs", state.loras),
-    !state.loras ? null : state.loras.length ? table(state.loras) : empty("No LoRAs yet. One that you add is yours alone until you share it."),
+    !state.loras ? null : state.loras.length ? table(state.loras) : none("loras", "No LoRAs yet. One that you add is yours alone until you share it."),
     maySubmit ? adding() : null,
   );
 }
@@ -85,7 +85,7 @@ function share(one) {
   return attempt(async () => {
     await patch(`/api/v1/loras/${one.id}`, { shared: !one.shared });
     await readLoras();
-  }, one.shared ? "It is yours alone again." : "Every key may use it.");
+  }, one.shared ? "It is yours alone again." : "Every key may use it.", { not: one.shared ? `${one.name} is still shared` : `${one.name} is not shared` });
 }
 
 async function drop(one) {
@@ -94,7 +94,7 @@ async function drop(one) {
   await attempt(async () => {
     await remove(`/api/v1/loras/${one.id}`);
     await readLoras();
-  }, "Removed");
+  }, "Removed", { not: `${one.name} is not removed` });
 }
 
 function adding() {

@@ -261,8 +261,10 @@ async function download(model, one) {
   await attempt(async () => {
     mergeJobs([await post("/api/v1/jobs/download", { model_id: model.model_id, node: one.node }, { key: newKey() })]);
     await load.models();
-  }, "The download is queued");
+  }, "The download is queued", { not: `The download of ${model.model_id} is not queued` });
 }
+
+const MANAGED = { pause: "paused", resume: "resumed", cancel: "cancelled", bandwidth: "limited" };
 
 async function manage(model, one, action, more = {}) {
   const send = async () => {
@@ -275,7 +277,8 @@ async function manage(model, one, action, more = {}) {
     showMessage(answer.message, answer.success ? "good" : "info");
     await Promise.all([load.models(), load.active()]);
   };
-  await attempt(send, null, { ofForm: action === "bandwidth" });
+  const not = `The download of ${model.model_id} is not ${MANAGED[action] ?? "changed"}`;
+  await attempt(send, null, { ofForm: action === "bandwidth", not });
 }
 
 function limit(event, model, one) {
@@ -304,6 +307,7 @@ async function check(model, repair) {
       mergeJobs(answer.data ?? [answer]);
     },
     repair ? "The repair is queued" : "The integrity check is queued",
+    { not: `The ${repair ? "repair" : "integrity check"} of ${model.model_id} is not queued` },
   );
 }
 
@@ -316,5 +320,6 @@ async function pin(model) {
       changed();
     },
     model.pinned ? "Unpinned" : "Pinned: cleanups do not remove it",
+    { not: `${model.model_id} is not ${model.pinned ? "unpinned" : "pinned"}` },
   );
 }

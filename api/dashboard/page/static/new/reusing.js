@@ -120,7 +120,7 @@ function keep(entry) {
   if (!name) return field.focus();
   const { prompt, seed, ...rest } = requestBody(document.querySelector(".make-form"), entry);
   const kept = stored.savePreset(name, rest);
-  field.value = "";
+  if (kept) field.value = "";
   changed();
   return showMessage(kept ? `The preset ${name} is saved in this browser.` : "The browser's storage is unavailable.", kept ? "good" : "bad", { stays: false });
 }

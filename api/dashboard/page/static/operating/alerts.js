@@ -1,11 +1,11 @@
 // The view of open alerts, who acknowledged them, and resolved ones.
 
 import { post } from "../base/api.js";
-import { awaited } from "../base/awaited.js";
+import { awaited, none } from "../base/awaited.js";
 import { attempt } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, moment } from "../base/format.js";
-import { badge, empty } from "../base/parts.js";
+import { badge } from "../base/parts.js";
 import { changed, mergeAlert, state } from "../base/state.js";
 
 const NAME = "wanworks.name";
@@ -25,7 +25,7 @@ export function alerts() {
       { "aria-labelledby": "h-open" },
       h("h2", { id: "h-open" }, "Open"),
       awaited("alerts", "alerts"),
-      open.length ? h("ul", { class: "alerts" }, open.map(openAlert)) : state.loaded.has("alerts") ? empty("No open alerts.") : null,
+      open.length ? h("ul", { class: "alerts" }, open.map(openAlert)) : state.loaded.has("alerts") ? none("alerts", "No open alerts.") : null,
     ),
     h(
       "section",
@@ -35,7 +35,7 @@ export function alerts() {
       state.resolved?.length
         ? h("ul", { class: "alerts past" }, state.resolved.slice(0, HISTORY).map(pastAlert))
         : state.resolved
-          ? empty("No resolved alerts yet.")
+          ? none("resolved", "No resolved alerts yet.")
           : null,
     ),
   ];
@@ -110,7 +110,7 @@ function acknowledge(event, alert) {
   return attempt(async () => {
     mergeAlert(await post(`/api/v1/dashboard/alerts/${alert.id}/acknowledge`, by ? { by } : undefined));
     changed();
-  }, "Acknowledged", { ofForm: true });
+  }, "Acknowledged", { ofForm: true, not: "Not acknowledged" });
 }
 
 function remembered() {

@@ -12,7 +12,7 @@ import { isAdmin } from "../overview/usage.js";
 export function deviceActions(device) {
   if (!isAdmin()) return null;
   const [key, name] = [`${device.node}/${device.index}`, deviceName(device)];
-  const steer = (act, done) => change(() => post(`/api/v1/queues/${act}`, { device: key }), done);
+  const steer = (act, done) => change(() => post(`/api/v1/queues/${act}`, { device: key }), done, `${name} is not ${act}d`);
   return h(
     "div",
     { class: "row wrap card-actions", key: "actions" },
@@ -36,24 +36,24 @@ export function nodeActions(node) {
     "div",
     { class: "row wrap", key: "actions" },
     node.drained_at
-      ? button("Take jobs again", () => change(() => remove(path), `${node.name} takes jobs again.`), { key: "undrain", label: `End the drain of ${node.name}` })
+      ? button("Take jobs again", () => change(() => remove(path), `${node.name} takes jobs again.`, `${node.name} is still drained`), { key: "undrain", label: `End the drain of ${node.name}` })
       : button("Drain", () => drain(node, path), { key: "drain", label: `Drain ${node.name}` }),
   );
 }
 
 async function drain(node, path) {
   const text = "What runs on it finishes; nothing new starts on it until the drain is ended.";
-  if (await confirm({ title: `Drain the node ${node.name}?`, text, yes: "Drain" })) await change(() => post(path), `${node.name} is drained.`);
+  if (await confirm({ title: `Drain the node ${node.name}?`, text, yes: "Drain" })) await change(() => post(path), `${node.name} is drained.`, `${node.name} is not drained`);
 }
 
 async function release(device, name) {
   const text = `Release it once it is repaired: ${device.quarantine_reason}. Jobs start on it again at once.`;
   if (!(await confirm({ title: `Release ${name} from quarantine?`, text, yes: "Release" }))) return;
-  await change(() => remove(`/api/v1/nodes/${encodeURIComponent(device.node)}/devices/${device.index}/quarantine`), `${name} is released.`);
+  await change(() => remove(`/api/v1/nodes/${encodeURIComponent(device.node)}/devices/${device.index}/quarantine`), `${name} is released.`, `${name} is not released`);
 }
 
-const change = (act, done) =>
+const change = (act, done, not) =>
   attempt(async () => {
     await act();
     await load.essentials();
-  }, done);
+  }, done, { not });

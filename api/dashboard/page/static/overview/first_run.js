@@ -162,7 +162,7 @@ const download = (best) =>
   attempt(async () => {
     mergeJobs([await post("/api/v1/jobs/download", { model_id: best.model_id, node: best.node }, { key: newKey() })]);
     await load.firstRun();
-  }, `The download of ${best.model_id} is queued. It goes on if this page is closed.`);
+  }, `The download of ${best.model_id} is queued. It goes on if this page is closed.`, { not: `The download of ${best.model_id} is not queued` });
 
 /** What keeps a job that is submitted now from running at once: [level, sentence]; null: nothing. */
 export function obstacle() {

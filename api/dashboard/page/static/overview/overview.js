@@ -4,7 +4,7 @@ import { base } from "../base/api.js";
 import { awaited, problem } from "../base/awaited.js";
 import { chart } from "../base/chart.js";
 import { h } from "../base/dom.js";
-import { ago, fraction, gigabytes, moment, NONE, number, percent, plural, seconds, words } from "../base/format.js";
+import { ago, clock, fraction, gigabytes, moment, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
 import { badge, empty, placeTags, progressOf, titleOf } from "../base/parts.js";
@@ -92,7 +92,9 @@ function overallHealth() {
 function tiles() {
   const figures = state.metrics ?? {};
   const pending = (part) => (state.notes[part] ? "could not be loaded" : "loading");
-  const of = (text) => (state.metrics ? text : pending("metrics"));
+  // What could not be loaded again says how old it is.
+  const aged = (part, text) => (!state.notes[part] ? text : state.loaded.has(part) ? `as of ${clock(state.loaded.get(part))}` : pending(part));
+  const of = (text) => aged("metrics", state.metrics ? text : pending("metrics"));
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");
   const queued = state.counts?.queued;
@@ -101,13 +103,13 @@ function tiles() {
     tile(
       "Running",
       number(state.counts?.running),
-      state.workers ? `on ${plural(live.length, "device")}` : pending("workers"),
+      aged("counts", state.workers ? `on ${plural(live.length, "device")}` : pending("workers")),
       "#jobs?status=running",
     ),
     tile(
       "Queued",
       number(queued),
-      queued === 0 ? "queue is empty" : figures.oldest_queued_seconds == null ? of("") : `oldest ${seconds(figures.oldest_queued_seconds)}`,
+      aged("counts", queued === 0 ? "queue is empty" : figures.oldest_queued_seconds == null ? of("") : `oldest ${seconds(figures.oldest_queued_seconds)}`),
       "#jobs?status=queued",
     ),
     tile(
@@ -126,7 +128,7 @@ function tiles() {
     tile(
       "Models",
       state.models ? `${modelCounts().ready} ready` : NONE,
-      state.models ? modelCounts().others : pending("models"),
+      aged("models", state.models ? modelCounts().others : pending("models")),
       "#models",
     ),
     tile(

@@ -45,7 +45,7 @@ export function pauses() {
         { class: "row wrap" },
         h("h2", { id: "h-pauses" }, "Queue"),
         rows.length ? badge("paused", isQueuePaused() ? "paused" : "partly paused") : null,
-        state.pauses && !rows.length ? h("span", { class: "muted" }, "Nothing is paused.") : null,
+        state.pauses && !rows.length && !state.notes.pauses ? h("span", { class: "muted" }, "Nothing is paused.") : null,
       ),
       isAdmin() && state.pauses && !isQueuePaused() ? button("Pause the queue", pauseQueue, { key: "pause" }) : null,
     ),
@@ -89,15 +89,15 @@ export function queuePaused() {
 async function pauseQueue() {
   const text = "Running jobs finish, nothing new starts. Jobs can still be submitted.";
   if (!(await confirm({ title: "Pause the whole queue?", text, yes: "Pause the queue", kind: "primary" }))) return;
-  if (await attempt(() => change("pause", {})))
+  if (await attempt(() => change("pause", {}), null, { not: "The queue is not paused" }))
     showMessage("The queue is paused: nothing new starts.", "info", { actions: [{ text: "Resume", act: resumeQueue }], milliseconds: RESUME_MS, only: false, stays: true });
 }
 
-export const resumeQueue = () => attempt(() => change("resume", {}), "The queue runs again.");
+export const resumeQueue = () => attempt(() => change("resume", {}), "The queue runs again.", { not: "The queue is still paused" });
 
 export function resume(row) {
   if (row.scope === "everything") return resumeQueue();
-  return attempt(() => change("resume", { [row.scope]: row.value }), `Resumed: ${nameOf(row)}`);
+  return attempt(() => change("resume", { [row.scope]: row.value }), `Resumed: ${nameOf(row)}`, { not: `Not resumed: ${nameOf(row)}` });
 }
 
 async function change(act, scope) {

@@ -17,7 +17,7 @@ export function usage() {
     { class: "panel", "aria-labelledby": "h-usage" },
     h("h2", { id: "h-usage" }, "Device time this month"),
     awaited("usage", "usage", found),
-    found && !found.data.length ? h("p", null, "No generation has ended this month.") : null,
+    found && !found.data.length && !state.notes.usage ? h("p", null, "No generation has ended this month.") : null,
     found?.data.length ? table(found.data) : null,
     h("p", null, h("a", { href: `${base}/api/v1/usage?format=csv` }, "Download by day as CSV")),
   );

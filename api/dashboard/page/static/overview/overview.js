@@ -121,7 +121,7 @@ function tiles() {
     tile(
       "Failure rate",
       ended ? fraction(figures.failed_1h / ended) : NONE,
-      ended ? `${number(figures.failed_1h)} of ${ended} in the last hour` : of("no job ended in the last hour"),
+      of(ended ? `${number(figures.failed_1h)} of ${ended} in the last hour` : "no job ended in the last hour"),
       "#jobs?status=failed",
     ),
     tile("Generation time", seconds(figures.average_generation_seconds), of("average, last hour")),
@@ -140,7 +140,7 @@ function tiles() {
     tile(
       "Disk used",
       percent(figures.disk_used_percent),
-      figures.disk_free_gb == null ? of("where the models are") : `${gigabytes(figures.disk_free_gb)} free, where the models are`,
+      of(`${figures.disk_free_gb == null ? "" : `${gigabytes(figures.disk_free_gb)} free, `}where the models are`),
       "#models",
     ),
   ];

@@ -77,7 +77,7 @@ def test_a_flow_is_accepted_and_shown(client: TestClient, database: Database) ->
         ([job("a"), job("b", "a", "a")], "jobs.1.depends_on.1", "twice"),
         ([job("a", "c"), job("b", "a"), job("c", "b")], "jobs.0.depends_on.0", "a -> c -> b -> a"),
         ([job("a"), {**job("b"), "on_failure": "stop"}], "jobs.1.on_failure", "skip"),
-        ([{**job("a"), "name": "a b"}], "jobs.0.name", "pattern"),
+        ([{**job("a"), "name": "a b"}], "jobs.0.name", "begin with a letter or digit"),
         ([{**job("a"), "type": "benchmark"}], "jobs.0.type", "generation"),
         ([{**job("a"), "extra": 1}], "jobs.0.extra", "no such field"),
         ([job("a", params={"frames": 8_000})], "jobs.0.params.frames", "not supported"),

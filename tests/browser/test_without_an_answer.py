@@ -187,6 +187,73 @@ def test_the_socket_returns_by_itself_and_with_refresh(open_page: Open) -> None:
             expect(connection).to_have_text("live")
 
 
+def test_devices_that_could_not_be_loaded_are_not_said_to_be_none(open_page: Open, watched: Watched) -> None:
+    page = open_page("#overview")
+    page.route("**/api/v1/workers", lambda route: route.fulfill(json={"devices": [], "nodes": []}))
+    page.goto(page.url.replace("#overview", "#devices"))
+    page.reload()
+    shown = page.locator("#devices .body")
+    expect(shown).to_contain_text("No node has reported yet.")
+    watched.away = True
+    page.route("**/api/v1/workers", refuse)
+    page.get_by_role("button", name="Refresh").click()
+    expect(shown).to_contain_text("The devices could not be loaded")
+    expect(shown).not_to_contain_text("No node has reported yet.")
+    page.get_by_role("link", name="Overview").click()
+    expect(page.locator(".health strong")).to_be_visible()
+    expect(page.locator(".health")).not_to_contain_text("All is well")
+
+
+def test_refreshing_does_not_multiply_the_attempts_to_connect(open_page: Open) -> None:
+    page = open_page()
+    page.add_init_script(BLOCKABLE)
+    page.reload()
+    expect(page.locator("#connection")).to_have_text("live")
+    page.evaluate("() => { blocked = true; sockets.at(-1).close(); }")
+    expect(page.locator("#connection")).to_have_text("updates every 5 s")
+    page.evaluate(
+        """() => {
+        const [set, clear] = [window.setTimeout, window.clearTimeout];
+        window.waits = new Set();
+        window.setTimeout = (act, wait, ...given) => {
+            const timer = set(() => { waits.delete(timer); act(...given); }, wait);
+            if (String(act).includes("connect()")) waits.add(timer);
+            return timer;
+        };
+        window.clearTimeout = (timer) => { waits.delete(timer); clear(timer); };
+    }"""
+    )
+    for _ in range(5):
+        before = page.evaluate("refused")
+        page.get_by_role("button", name="Refresh").click()
+        wait_for(lambda before=before: page.evaluate("refused") > before, 10, "an attempt")  # type: ignore[misc]
+        assert page.evaluate("waits.size") == 1
+
+
+@pytest.mark.parametrize("address", ["job/%", "job/%E0%A4%A", "flow/%", "flow/%E0%A4%A"])
+def test_a_damaged_link_is_one_to_something_that_is_not_there(open_page: Open, watched: Watched, address: str) -> None:
+    page = open_page(f"#{address}")
+    if address.startswith("job"):
+        expect(page.get_by_role("dialog", name="Job not found")).to_be_visible()
+    else:
+        expect(page.locator("#flows")).to_contain_text("No flow has this id.")
+    expect(page.locator("#connection")).to_have_text("live")
+    expect(page.locator(".toast")).to_have_count(0)
+    assert all("404" in complaint for complaint in watched.complaints), watched.complaints
+    watched.complaints.clear()
+
+
+def test_a_part_that_needs_no_answer_is_no_data(open_page: Open, stack: Stack, watched: Watched) -> None:
+    page = open_page()
+    watched.away = True
+    page.route_web_socket(re.compile("/dashboard/ws$"), lambda socket: socket.close(code=1011))
+    page.route("**/api/**", refuse)
+    page.route("**/healthz", refuse)
+    load(page, stack, "new")
+    expect(page.locator("#connection")).to_have_text("disconnected, no data yet")
+    expect(page.locator("#notice")).to_contain_text("There is no data yet; connecting.")
+
+
 @pytest.mark.parametrize(
     ("view", "never"),
     [

@@ -16,7 +16,7 @@ import * as places from "./base/places.js";
 import { newJob, startFrom } from "./new/new_job.js";
 import { announceEnds } from "./new/recent.js";
 import { overview } from "./overview/overview.js";
-import { activeCount, activeJobs, changed, mergeJobs, state, whenChanged } from "./base/state.js";
+import { activeCount, activeJobs, changed, hasData, mergeJobs, state, whenChanged } from "./base/state.js";
 import * as theme from "./base/theme.js";
 
 // The scripts of these views are loaded when they are first shown.
@@ -55,7 +55,7 @@ function route(first = false) {
     const under = history.state.behind ?? behind;
     if (under !== behind || view === null) showAddress(under, first); // Back, or a reload
     places.note({ behind });
-    openJob(decodeURIComponent(id), left, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
+    openJob(plain(id), left, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
     drawTitle();
   } else if (name === "compare") {
     closeJob();
@@ -91,6 +91,15 @@ async function compare(ids) {
   if (!(await attempt(act, null, { not: "The videos cannot be compared" }))) leave();
 }
 
+/** Returns an id of an address as it is written elsewhere; one that is damaged as it stands, so that it is not found. */
+function plain(id) {
+  try {
+    return decodeURIComponent(id);
+  } catch {
+    return id;
+  }
+}
+
 /** Shows the view of an address. */
 function showAddress(address, first) {
   const [path, query] = address.split("?");
@@ -102,7 +111,7 @@ function showAddress(address, first) {
     places.rename(FIRST);
     lost = name;
   }
-  if (wanted in LATER) open(wanted, wanted === "gallery" ? params : name === "flow" ? decodeURIComponent(id) : null);
+  if (wanted in LATER) open(wanted, wanted === "gallery" ? params : name === "flow" ? plain(id) : null);
   behind = (lost ? "" : address) || FIRST;
   if (wanted !== view) leaveView(); // before the new view shows messages of its own
   if (wanted === "jobs") filterBy(params);
@@ -170,11 +179,11 @@ function drawConnection() {
   const age = answeredAt ? (Date.now() - answeredAt) / 1000 : null;
   const [shown, text, more = ""] =
     link === "lost"
-      ? ["lost", "disconnected", `, ${state.loaded.size ? `data ${seconds(age)} old` : "no data yet"}`]
+      ? ["lost", "disconnected", `, ${hasData() ? `data ${seconds(age)} old` : "no data yet"}`]
       : feed.isStale()
         ? ["stale", "stale", `: last update ${seconds(age)} ago`]
         : isFailing
-          ? ["stale", "requests fail", state.loaded.size ? "" : ", no data yet"]
+          ? ["stale", "requests fail", hasData() ? "" : ", no data yet"]
           : { connecting: ["painted", answeredAt ? "connecting…" : "loading…"], live: ["live", "live"], polling: ["polling", "updates every 5 s"] }[link];
   const place = byId("connection");
   if (place.dataset.state !== shown) place.dataset.state = shown;
@@ -223,7 +232,7 @@ function drawNotice() {
     notice = h(
       "p",
       { key: "lost", class: "note bad" },
-      `The server is unreachable. ${state.loaded.size ? "The data shown is out of date; reconnecting." : "There is no data yet; connecting."} Accepted jobs are not lost. If it was stopped, start it again with `,
+      `The server is unreachable. ${hasData() ? "The data shown is out of date; reconnecting." : "There is no data yet; connecting."} Accepted jobs are not lost. If it was stopped, start it again with `,
       h("code", null, "wanworks up"),
       " or as you did before.",
     );

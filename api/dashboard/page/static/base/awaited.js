@@ -18,7 +18,7 @@ export const wrong = (text, again) =>
 export function problem(part, what, isThere, again = refresh) {
   const why = state.notes[part];
   if (!why || (isThere && feed.link === "lost")) return null;
-  const last = isThere && state.loaded.has(part) ? ` Last loaded at ${clock(state.loaded.get(part))}.` : "";
+  const last = isThere && state.loaded.get(part) ? ` Last loaded at ${clock(state.loaded.get(part))}.` : "";
   return wrong(`The ${what} could not be loaded: ${why}${last}`, () => {
     delete state.notes[part];
     changed();

@@ -9,6 +9,7 @@ import { activeCount, changed, enterList, mergeAlert, mergeJobs, recount, state,
 const POLL_MS = 5_000;
 const REFRESH_MS = 30_000;
 const STALE_MS = 15_000; // the server sends a message at least every ten seconds
+const OPENING_MS = 10_000;
 const LONGEST_WAIT_MS = 30_000;
 const MOVED_MS = 1_000;
 const EXPECTED_MS = 5_000;
@@ -23,6 +24,7 @@ export const feed = { link: "connecting", answeredAt: null, lostAt: null, isFail
 let socket = null;
 let receivedAt = 0; // time of the socket's last message
 let failures = 0;
+let retrying = null; // the timer of the next attempt to connect
 let view = "overview";
 let notify = () => {};
 let refreshedAt = 0;
@@ -163,7 +165,8 @@ function reconnect() {
     guarded(probe); // finds out whether only the socket or the whole server is gone
   }
   const wait = Math.min(LONGEST_WAIT_MS, 500 * 2 ** failures) * (0.5 + Math.random() / 2);
-  setTimeout(() => {
+  clearTimeout(retrying); // one attempt is enough
+  retrying = setTimeout(() => {
     // While the server is unreachable, `tick` polls it and connects again.
     if (feed.link !== "lost") connect();
   }, wait);
@@ -172,7 +175,8 @@ function reconnect() {
 
 /** Reconnects a silent socket: after sleep, or behind a proxy, a dead connection is not always closed, or refused. */
 function dropDead(now) {
-  if (!socket || socket.readyState > WebSocket.OPEN || now - receivedAt < 2 * STALE_MS) return;
+  if (!socket || socket.readyState > WebSocket.OPEN) return;
+  if (now - receivedAt < (socket.readyState === WebSocket.OPEN ? 2 * STALE_MS : OPENING_MS)) return;
   socket.close();
   reconnect();
 }

@@ -1,6 +1,6 @@
 // Loads parts of the state from the server. If one part fails, its error is noted and the others still load.
 
-import { Unreachable, get } from "./api.js";
+import { Unreachable, answers, get } from "./api.js";
 import { asked, misfit, orderOf, refusal } from "./list_address.js";
 import { changed, hasEnded, mergeJobs, state } from "./state.js";
 
@@ -12,9 +12,10 @@ let hubTimer = null;
 
 /** Loads one part and notes why it could not be loaded. Throws Unreachable. */
 export async function part(name, read) {
+  const before = answers.count;
   try {
     await read();
-    state.loaded.set(name, Date.now());
+    state.loaded.set(name, answers.count > before ? Date.now() : (state.loaded.get(name) ?? null));
     delete state.notes[name];
   } catch (error) {
     state.notes[name] = error.message;

@@ -35,8 +35,11 @@ export const state = {
   pauses: null, // that are in force
   notes: {}, // by part: why it could not be loaded
   isSettling: false, // whether messages tell what the counts may have already, until they are loaded again
-  loaded: new Map(), // when the server answered for a part last; before the first answer no view may call it empty
+  loaded: new Map(), // when the server answered for a part last; null: it needed no answer. Before that no view may call the part empty
 };
+
+/** Returns whether the server has answered for any part. */
+export const hasData = () => [...state.loaded.values()].some((at) => at !== null);
 
 const MAX_JOBS = 1000;
 const MOVES = ["status", "priority", "moved_to_front_at"]; // a change of these moves a job in the queue or out of it

@@ -82,7 +82,7 @@ function card(model) {
       { class: "replicas" },
       model.replicas.map((one) => replica(model, one)),
     ),
-    model.replicas.length ? null : h("p", { class: "muted small" }, "No node has reported yet."),
+    model.replicas.length || state.notes.models ? null : h("p", { class: "muted small" }, "No node has reported yet."),
     h(
       "div",
       { class: "row wrap card-actions" },

@@ -1,10 +1,10 @@
 // A card for each device: its current job, loaded models and latest measurements. Then the nodes.
 
-import { awaited } from "../base/awaited.js";
+import { awaited, none } from "../base/awaited.js";
 import { h } from "../base/dom.js";
 import { ago, at, lasting, megabytes, number, NONE, percent, plural, words } from "../base/format.js";
 import { lastLines } from "../base/log.js";
-import { badge, bar, empty, fact, facts, note, progressOf, titleOf } from "../base/parts.js";
+import { badge, bar, fact, facts, note, progressOf, titleOf } from "../base/parts.js";
 import { deviceName, state } from "../base/state.js";
 import { isQueuePaused } from "../overview/pauses.js";
 import { isAdmin } from "../overview/usage.js";
@@ -18,12 +18,12 @@ export function devices() {
     wanting,
     workers.devices.length
       ? h("ul", { class: "cards" }, workers.devices.map(card))
-      : empty("No device has registered yet. A GPU worker registers when it starts."),
+      : none("workers", "No device has registered yet. A GPU worker registers when it starts."),
     h(
       "section",
       { class: "panel", "aria-labelledby": "h-nodes" },
       h("h2", { id: "h-nodes" }, "Nodes"),
-      workers.nodes.length ? h("ul", { class: "nodes" }, workers.nodes.map(node)) : empty("No node has reported yet."),
+      workers.nodes.length ? h("ul", { class: "nodes" }, workers.nodes.map(node)) : none("workers", "No node has reported yet."),
     ),
   ];
 }

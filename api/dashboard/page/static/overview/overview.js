@@ -79,7 +79,7 @@ function overallHealth() {
   if (fresh.some((alert) => alert.severity === "critical")) return ["bad", plural(fresh.length, "unacknowledged alert")];
   if (state.workers && !devices.some((device) => !NO_JOBS.has(device.state)))
     return ["bad", "No device accepts jobs; jobs stay queued"];
-  if (["alerts", "metrics", "pauses", "firstRun"].some((part) => state.notes[part])) return ["unknown", "Some data could not be loaded"];
+  if (["alerts", "metrics", "pauses", "firstRun", "workers"].some((part) => state.notes[part])) return ["unknown", "Some data could not be loaded"];
   if (!state.workers || !state.pauses || !state.loaded.has("alerts") || !state.firstRun) return ["unknown", "Loading…"];
   const wanting = obstacle();
   if (wanting) return wanting;
@@ -93,7 +93,7 @@ function tiles() {
   const figures = state.metrics ?? {};
   const pending = (part) => (state.notes[part] ? "could not be loaded" : "loading");
   // What could not be loaded again says how old it is.
-  const aged = (part, text) => (!state.notes[part] ? text : state.loaded.has(part) ? `as of ${clock(state.loaded.get(part))}` : pending(part));
+  const aged = (part, text) => (!state.notes[part] ? text : state.loaded.get(part) ? `as of ${clock(state.loaded.get(part))}` : pending(part));
   const of = (text) => aged("metrics", state.metrics ? text : pending("metrics"));
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");

@@ -141,7 +141,7 @@ def test_a_view_without_its_script_says_so_and_can_be_tried_again(open_page: Ope
     shown = page.locator(f"#{view} .body")
     expect(shown).to_have_text("This view could not be loaded.Try again")
     shown.get_by_role("button", name="Try again").click()
-    expect(page.locator("#toasts")).to_contain_text("The server does not respond.")
+    expect(page.locator("#toasts")).to_contain_text("The view was not loaded: the server still does not respond.")
     expect(shown).to_contain_text("This view could not be loaded.")
     page.unroute(script, refuse)
     page.unroute("**/healthz", refuse)
@@ -279,3 +279,20 @@ def test_where_loading_again_fails_nothing_is_said_to_be_none(
     page.unroute("**/api/**", refuse)
     page.get_by_role("button", name="Refresh").click()
     expect(shown).not_to_contain_text(re.compile("could not be loaded|as of "))
+
+
+def test_while_the_server_is_lost_figures_say_how_old_they_are(open_page: Open, watched: Watched) -> None:
+    page = open_page()
+    overview = page.locator("#overview .body")
+    expect(overview).to_contain_text("Nothing is paused.")
+    watched.away = True
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Refresh").click()
+    expect(page.locator("#connection")).to_contain_text("disconnected")
+    for tile in ("Running", "Queued", "Throughput", "Models", "Disk used"):
+        expect(overview.locator(".tile").filter(has_text=tile)).to_contain_text(re.compile(r"as of \d"))
+    expect(overview).not_to_contain_text("Nothing is paused.")
+    page.context.set_offline(False)
+    expect(page.locator("#connection")).to_have_text("live")
+    expect(overview).to_contain_text("Nothing is paused.")
+    expect(overview).not_to_contain_text("as of ")

@@ -74,7 +74,7 @@ class Ahead:
         """Answer a dispatch message: wait for the end of a job that was begun ahead, and return or raise as its run.
 
         Return None if it was not begun, or could not be claimed. Other jobs that were begun end first: their messages
-        were lost, and they hold the device. A message that does not apply any more waits for nothing.
+        were lost, and they hold the device. Return False, without waiting, for a message that does not apply any more.
         """
         with self._lock:
             self._answered = job_id
@@ -84,8 +84,10 @@ class Ahead:
             return mine.result()
         # As long as this job is dispatched to the device no other one is, so nothing else is begun meanwhile.
         while others := [run for run in list(self._running.values()) if not run.done()]:
+            # It may be dispatched again a moment later, and must not be claimed by this message beside the others.
+            # That dispatch sends a message of its own.
             if not self._is_dispatched(job_id):
-                return None
+                return False
             futures.wait(others, timeout=_EXPECT_SECONDS)
         return None
 

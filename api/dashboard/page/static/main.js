@@ -150,7 +150,7 @@ const missing = (name) => wrong("This view could not be loaded.", () => openAgai
 async function openAgain(name) {
   const answer = await fetch(`${base}/healthz`, { cache: "no-store" }).catch(() => null);
   if (answer) location.reload();
-  else showMessage("The server does not respond.", "bad");
+  else showMessage("The view was not loaded: the server still does not respond.", "bad");
 }
 
 /** Shows which keys do what. */

@@ -313,6 +313,36 @@ def test_a_message_that_does_not_apply_any_more_waits_for_no_other_job(
     decoding.let_all_go()
 
 
+def test_an_old_message_claims_nothing_though_its_job_is_dispatched_again_at_that_moment(
+    worker: Worker, decoding: Held, leaving: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, recalled, following = worker.dispatched(), worker.dispatched(), None
+    dispatch.recall(worker.database, [recalled.id])
+    following = worker.dispatched()
+    leaving.let_all_go()
+    answer = worker.receives(first)
+    decoding.let_go(first.id)
+    answer.result(PATIENCE)
+    wait_for(lambda: worker.status(following)[0] == JobState.RUNNING, PATIENCE, "for the claim of the next job")
+    worker.handovers.waiting()[0].discard()
+    is_on = dispatch.is_on
+
+    def is_on_before_the_dispatch(database: Database, job_id: str, device_key: str) -> bool:
+        found = is_on(database, job_id, device_key)
+        dispatch.mark_dispatched(database, [(recalled.id, device_key)])
+        return found
+
+    monkeypatch.setattr(dispatch, "is_on", is_on_before_the_dispatch)
+    assert worker.receives(recalled).result(PATIENCE) is False
+    assert worker.status(following)[0] == JobState.RUNNING, "it is still on the device"
+    assert worker.status(recalled) == (JobState.QUEUED, 0, None), "no device has two rows"
+    decoding.let_all_go()
+    wait_for(lambda: bool(worker.handovers.waiting()), PATIENCE, "until the other job has left the device")
+    worker.handovers.waiting()[0].discard()
+    assert worker.receives(recalled).result(PATIENCE) is False, "the message of the second dispatch"
+    assert worker.status(recalled) == (JobState.RUNNING, 1, Phase.FINISHING)
+
+
 @pytest.mark.parametrize("ends", ["succeeds", "fails"])
 def test_the_next_job_is_not_claimed_before_the_end_of_one_that_its_child_finishes_itself(
     worker: Worker, decoding: Held, monkeypatch: pytest.MonkeyPatch, ends: str

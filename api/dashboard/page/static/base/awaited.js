@@ -2,7 +2,7 @@
 
 import { showMessage } from "./dialogs.js";
 import { h } from "./dom.js";
-import { feed, refresh } from "./feed.js";
+import { feed, isStale, refresh } from "./feed.js";
 import { clock } from "./format.js";
 import { button, empty, loading, note } from "./parts.js";
 import { changed, state } from "./state.js";
@@ -29,6 +29,9 @@ export function problem(part, what, isThere, again = refresh) {
 /** Returns the problem of a part, else that it is loading, else null: it is there. */
 export const awaited = (part, what, isThere = state.loaded.has(part)) =>
   problem(part, what, isThere) ?? (isThere ? null : loading());
+
+/** Whether a part may have changed since it was loaded: loading it again failed, or nothing arrives. */
+export const isOutdated = (part) => Boolean(state.notes[part]) || feed.link === "lost" || isStale();
 
 /** Says that there is nothing; null while the part could not be loaded, because then that may no longer be so. */
 export const none = (part, ...content) => (state.notes[part] ? null : empty(...content));

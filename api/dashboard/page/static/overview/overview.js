@@ -1,7 +1,7 @@
 // The overview: overall health, key figures, current jobs, newest videos and charts.
 
 import { base } from "../base/api.js";
-import { awaited, problem } from "../base/awaited.js";
+import { awaited, isOutdated, problem } from "../base/awaited.js";
 import { chart } from "../base/chart.js";
 import { h } from "../base/dom.js";
 import { ago, clock, fraction, gigabytes, moment, NONE, number, percent, plural, seconds, words } from "../base/format.js";
@@ -92,8 +92,8 @@ function overallHealth() {
 function tiles() {
   const figures = state.metrics ?? {};
   const pending = (part) => (state.notes[part] ? "could not be loaded" : "loading");
-  // What could not be loaded again says how old it is.
-  const aged = (part, text) => (!state.notes[part] ? text : state.loaded.get(part) ? `as of ${clock(state.loaded.get(part))}` : pending(part));
+  // What may have changed since says how old it is.
+  const aged = (part, text) => (!isOutdated(part) ? text : state.loaded.get(part) ? `as of ${clock(state.loaded.get(part))}` : pending(part));
   const of = (text) => aged("metrics", state.metrics ? text : pending("metrics"));
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");

@@ -1,7 +1,7 @@
 // What is paused, on the overview: administrators pause and resume the queue here.
 
 import { post } from "../base/api.js";
-import { awaited } from "../base/awaited.js";
+import { awaited, isOutdated } from "../base/awaited.js";
 import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { ago, at } from "../base/format.js";
@@ -45,11 +45,11 @@ export function pauses() {
         { class: "row wrap" },
         h("h2", { id: "h-pauses" }, "Queue"),
         rows.length ? badge("paused", isQueuePaused() ? "paused" : "partly paused") : null,
-        state.pauses && !rows.length && !state.notes.pauses ? h("span", { class: "muted" }, "Nothing is paused.") : null,
+        state.pauses && !rows.length && !isOutdated("pauses") ? h("span", { class: "muted" }, "Nothing is paused.") : null,
       ),
       isAdmin() && state.pauses && !isQueuePaused() ? button("Pause the queue", pauseQueue, { key: "pause" }) : null,
     ),
-    awaited("pauses", "pauses", state.pauses),
+    awaited("pauses", "state of the queue", state.pauses),
     rows.length ? h("ul", { class: "pauses" }, rows.map(line)) : null,
   );
 }

@@ -41,6 +41,7 @@ from shared.forecast.durations import MeasuredDurations
 from shared.forecast.hosts import Hosts, read_hosts
 from shared.forecast.pausing import Pauses
 from shared.forecast.pausing import read as read_pauses
+from shared.forecast.reported import ReportedEnds
 from shared.jobs import checkpoints, dispatch, download_control
 from shared.jobs.claims import gangs, running_limits
 from shared.jobs.dispatch import Queue, Waiting
@@ -73,6 +74,7 @@ class Dispatcher:
         self._progress = Progress(resting_redis)
         self._fair_starts = FairStarts()
         self._durations = MeasuredDurations(database)
+        self._reported_ends = ReportedEnds(self._progress, self._durations)
         self.meters = Meters(resting_redis)
         self.reporter = LoopReporter(database, f"dispatcher@{settings.node}", settings.node)
         reports = JobReports(self._progress, self.meters)
@@ -209,7 +211,12 @@ class Dispatcher:
         estimates = self._durations.estimates()
         deadlines = self._fair_starts.observe(queue, alive, estimates)
         moment = Moment(
-            queue, host_memory.shared(queue, alive), estimates, deadlines, self._settings.redispatch_seconds
+            queue,
+            host_memory.shared(queue, alive),
+            estimates,
+            deadlines,
+            self._settings.redispatch_seconds,
+            self._reported_ends.of(queue),
         )
         preempted = self._preempt(moment)
         moment = replace(moment, queue=preemption.applied(moment.queue, preempted)) if preempted else moment

@@ -26,6 +26,10 @@ from shared.jobs.dispatch import Busy, Queue, Waiting, rank_of
 _HORIZON = 100
 # With at most so many jobs dispatched in advance, those behind one that was placed before them change their devices.
 _SHIFTED = 16
+# Two dispatched jobs are exchanged if the more urgent one starts earlier by so many seconds, plus this share of its
+# wait: expected ends vary a little with every step, and each exchange is two messages.
+_EXCHANGED_SECONDS = 5.0
+_EXCHANGED_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Moment:
     estimates: Estimates
     deadlines: Mapping[str, float] = field(default_factory=dict)  # by job id
     redispatch_seconds: float = 15.0
+    # When running jobs leave their devices, by their own reports; by job id, those that have reported it.
+    ends: Mapping[str, float] = field(default_factory=dict)
 
 
 def decide(moment: Moment) -> Iterator[Assignment]:
@@ -90,7 +96,12 @@ def decide(moment: Moment) -> Iterator[Assignment]:
         if slot.key not in busy and (moved := _moved(slot.device, dispatched, busy)) is not None:
             fresh.add(slot.key)
             yield Assignment(moved.job_id, slot.key)
-    yield from _overtaking(moment, choice, {key: job for key, job in dispatched.items() if key not in fresh}, busy)
+    unanswered = {key: job for key, job in dispatched.items() if key not in fresh}
+    for assignment in _overtaking(moment, choice, unanswered, busy):
+        fresh.add(assignment.device_key)
+        yield assignment
+    if fresh.isdisjoint(dispatched):
+        yield from _exchanged(moment, unanswered, busy)
 
 
 def displaced(queue: Queue, assignments: Iterable[Assignment]) -> list[Assignment]:
@@ -114,12 +125,18 @@ def slot_of(device: DeviceView, running: Busy | None, moment: Moment) -> Slot:
     now = moment.queue.now
     if running is None:
         return Slot(now, device.key, device, device.warm)
-    expected = moment.estimates.run(running.timing_key, running.work, running.volume)
-    if running.model_cache_key not in device.warm and not running.mock:
-        expected += moment.estimates.load(running.model_cache_key)
     warm = device.warm if running.mock else frozenset({running.model_cache_key})
+    if (end := reported_end(running, moment)) is None:
+        end = running.claimed_at + moment.estimates.run(running.timing_key, running.work, running.volume)
+        if running.model_cache_key not in device.warm and not running.mock:
+            end += moment.estimates.load(running.model_cache_key)
     # A job that has exceeded its estimate may end at any moment.
-    return Slot(max(now + 0.001, running.claimed_at + expected), device.key, device, warm)
+    return Slot(max(now + 0.001, end), device.key, device, warm)
+
+
+def reported_end(running: Busy, moment: Moment) -> float | None:
+    """Return when the job leaves its device by its own reports. None: it has not said, or gives its device back."""
+    return None if running.requested_action is not None else moment.ends.get(running.job_id)
 
 
 def _moved(device: DeviceView, dispatched: dict[str, Waiting], busy: Mapping[str, Busy]) -> Waiting | None:
@@ -345,6 +362,43 @@ def _shifted(
         other = left.pop(key)
         heappush(waiting, (places[other.job_id], other))
         yield Assignment(job.job_id, key)
+
+
+def _exchanged(moment: Moment, out: Mapping[str, Waiting], busy: Mapping[str, Busy]) -> Iterator[Assignment]:
+    """Yield exchanges of two dispatched jobs, where the more urgent one waits for a device that is clearly free later.
+
+    `out`: the dispatched jobs, by device. The jobs that run there were expected to end in another order when they were
+    dispatched. A device that its job was asked to give back keeps the job for which it was asked. As in `_shifted`,
+    nothing is moved where many devices have one.
+    """
+    yields = {key for key, running in busy.items() if running.requested_action is not None}
+    left = {key: job for key, job in out.items() if key not in yields and job.devices == 1}
+    if not 1 < len(left) <= _SHIFTED:
+        return
+    now = moment.queue.now
+    devices = {device.key: device for device in moment.devices}
+    free_at = {key: slot_of(devices[key], busy.get(key), moment).free_at for key in left}
+    ranks = {job.job_id: rank_of(job, now) for job in left.values()}
+    places = {job.job_id: place for place, job in enumerate(in_order(left.values(), moment.queue.busy, now))}
+    for key in sorted(left, key=lambda key: places[left[key].job_id]):
+        job = left.get(key)
+        if job is None:  # it was exchanged for a more urgent one
+            continue
+        latest = free_at[key] - _EXCHANGED_SECONDS - _EXCHANGED_SHARE * (free_at[key] - now)
+        sooner = [
+            other
+            for other, less in left.items()
+            if ranks[less.job_id] > ranks[job.job_id]
+            and free_at[other] < latest
+            and fits(job, devices[other])
+            and fits(less, devices[key])
+        ]
+        if not sooner:
+            continue
+        first = min(sooner, key=lambda other: (free_at[other], other))
+        yield Assignment(job.job_id, first)
+        yield Assignment(left[first].job_id, key)
+        del left[key], left[first]
 
 
 def _last_and_most(

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from scheduler.placement import devices as singles
-from scheduler.placement.devices import Assignment, Moment, gone
+from scheduler.placement.devices import Assignment, Moment, gone, reported_end
 from shared.forecast.order import in_order
 from shared.forecast.slots import DeviceView, fits
 from shared.jobs.claims.gangs import keys_of
@@ -148,7 +148,10 @@ class _State:
         gang = next((one for one in self._moment.queue.busy if device.key in keys_of(one.members)), None)
         running = self._running.get(device.key, gang)
         if running is not None:
-            at = max(now, running.claimed_at + estimates.run(running.timing_key, running.work, running.volume))
+            end = reported_end(running, self._moment)
+            if end is None:
+                end = running.claimed_at + estimates.run(running.timing_key, running.work, running.volume)
+            at = max(now, end)
         if (ahead := self._ahead.get(device.key)) is not None:
             at += estimates.run(ahead.timing_key, ahead.work, ahead.volume)
         return at

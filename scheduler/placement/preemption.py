@@ -7,7 +7,7 @@ other in turn.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from scheduler.placement.devices import Assignment, Moment, slot_of
+from scheduler.placement.devices import Assignment, Moment, reported_end, slot_of
 from shared.catalogue.job_types import GENERATION
 from shared.forecast.slots import DeviceView, fits
 from shared.jobs.checkpoints import MOST_PREEMPTIONS, PREEMPT
@@ -96,7 +96,7 @@ def _waits_long(
 ) -> bool:
     """Return whether the job has waited for so long, or no device is expected to be free within that time.
 
-    A running job that is over its estimate by more says nothing about when it ends.
+    A running job that is over its estimate by more says nothing about when it ends, unless it reports that itself.
     """
     now = moment.queue.now
     if now - max(job.queued_at, job.not_before) > wait_seconds:
@@ -104,6 +104,7 @@ def _waits_long(
     for device in devices:
         running = busy[device.key]
         left = running.claimed_at + moment.estimates.run(running.timing_key, running.work, running.volume) - now
-        if left > -wait_seconds and slot_of(device, running, moment).free_at - now <= wait_seconds:
+        is_known = left > -wait_seconds or reported_end(running, moment) is not None
+        if is_known and slot_of(device, running, moment).free_at - now <= wait_seconds:
             return False
     return True

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from shared.catalogue.job_types import GENERATION
 from shared.daily_window import DailyWindow
 from shared.database.engine import Database
 from shared.errors import DatabaseUnavailable
@@ -18,6 +17,7 @@ from shared.forecast.hosts import read_hosts
 from shared.forecast.order import in_order
 from shared.forecast.pausing import Pauses
 from shared.forecast.pausing import read as read_pauses
+from shared.forecast.reported import seconds_left
 from shared.forecast.simulation import Expected, Place, Situation, Took, simulate
 from shared.forecast.slots import DeviceView, carries, fits
 from shared.jobs import dispatch
@@ -196,19 +196,8 @@ def gather(database: Database, silence_seconds: float, progress: Progress | None
         holders=frozenset().union(*held.values()) if held else frozenset(),
         pauses=paused,
         limits=running_limits.of_owners(database) if queue.has_rules else {},
-        left=_left(queue.busy, progress) if progress is not None else {},
+        left=seconds_left(queue.busy, progress) if progress is not None else {},
     )
-
-
-def _left(busy: Sequence[Busy], progress: Progress) -> dict[str, float]:
-    """Return how many seconds running jobs still take, as their latest attempts have reported it."""
-    attempts = {job.job_id: job.attempt for job in busy if job.type == GENERATION and not job.mock}
-    found = {}
-    for job_id, (age, event) in (progress.reports(list(attempts)) or {}).items():
-        left = event.get("eta_seconds")
-        if event.get("kind") == "progress" and event.get("attempt") == attempts[job_id] and left is not None:
-            found[job_id] = max(0.0, float(left) - age)
-    return found
 
 
 def forecasts(facts: Facts, durations: MeasuredDurations, new: Sequence[Waiting] = ()) -> dict[str, Forecast]:

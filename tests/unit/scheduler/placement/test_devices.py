@@ -231,6 +231,50 @@ def test_an_urgent_job_takes_the_place_ahead_of_the_device_that_is_free_first() 
     assert gone == [Assignment("ahead-1", "n/1")]
 
 
+def test_the_device_that_is_free_first_is_the_one_whose_job_reports_it() -> None:
+    urgent = job("urgent", "a", 9.0, priority=0)
+    moment = now_moment([*ahead(), urgent], [device(0, MODELS), device(1, MODELS)], BUSY, 10.0)
+    assert decide(moment)[0] == Assignment("urgent", "n/0"), "by the times of other jobs"
+    reported = replace(moment, ends={"r0": 90.0, "r1": 30.0})
+    assert decide(reported) == [Assignment("urgent", "n/1")]
+    assert displaced(reported.queue, decide(reported)) == [Assignment("ahead-1", "n/1")]
+
+
+def exchanges(ends: dict[str, float], waiting: list[Waiting] | None = None, **first: object) -> set[tuple[str, str]]:
+    """Return what one pass sends where an urgent job is dispatched to n/0 and another one to n/1."""
+    urgent = job("urgent", "a", 1.0, dispatched_to="n/0", dispatched_at=2.0, priority=1)
+    other = job("other", "a", 1.5, dispatched_to="n/1", dispatched_at=2.0, priority=2)
+    busy = [running("r0", "n/0", "a", **first), running("r1", "n/1", "a")]
+    devices = [device(0, MODELS), device(1, MODELS)]
+    moment = replace(now_moment(waiting or [urgent, other], devices, busy, 10.0), ends=ends)
+    assignments = decide(moment)
+    assert displaced(moment.queue, assignments) == []
+    return {(one.job_id, one.device_key) for one in assignments}
+
+
+def test_the_more_urgent_of_two_dispatched_jobs_gets_the_device_that_turns_out_to_be_free_first() -> None:
+    both = {("urgent", "n/1"), ("other", "n/0")}
+    assert exchanges({"r0": 60.0, "r1": 20.0}) == both
+    assert exchanges({"r0": 20.0, "r1": 60.0}) == set()
+    assert exchanges({"r0": 27.0, "r1": 21.0}) == set(), "it would gain no more than expected ends vary"
+    assert exchanges({"r0": 500.0, "r1": 460.0}) == set()
+    assert exchanges({"r0": 60.0, "r1": 20.0}, requested_action="preempt") == set(), "it was asked for this job"
+
+
+def test_dispatched_jobs_are_exchanged_only_where_both_fit_and_one_is_more_urgent() -> None:
+    ends = {"r0": 60.0, "r1": 20.0}
+    urgent = job("urgent", "a", 1.0, dispatched_to="n/0", dispatched_at=2.0, priority=1)
+    other = job("other", "a", 1.5, dispatched_to="n/1", dispatched_at=2.0, priority=2)
+    assert exchanges(ends, [urgent, other._replace(priority=1)]) == set()
+    assert exchanges(ends, [urgent._replace(min_vram_mb=99_000), other]) == set()
+    assert exchanges(ends, [urgent, other._replace(avoid_device="n/0")]) == set()
+    many = [device(index, MODELS) for index in range(17)]
+    more = [job(f"m{n}", "a", 1.0, dispatched_to=f"n/{n}", dispatched_at=2.0, priority=3) for n in range(2, 17)]
+    busy = [running(f"r{n}", f"n/{n}", "a") for n in range(17)]
+    moment = replace(now_moment([urgent, other, *more], many, busy, 10.0), ends=ends)
+    assert decide(moment) == [], "another device is free soon"
+
+
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_a_job_that_is_moved_to_the_front_changes_the_order_of_no_others(count: int) -> None:
     """They were dispatched to devices in any order, and those are free one after the other."""
@@ -320,8 +364,9 @@ def test_recalls_settle_whatever_comes() -> None:
         }
         for number, key in zip(sorted(waiting)[:3], ("n/0", "n/1", "n/2"), strict=True):
             waiting[number] = waiting[number]._replace(dispatched_to=key, dispatched_at=rng.uniform(0, 9))
+        ends = {f"r{index}": rng.uniform(5, 300) for index in range(3) if seed % 2}
         for step in range(12):
-            moment = now_moment(list(waiting.values()), devices, busy, 10.0 + step / 100)
+            moment = replace(now_moment(list(waiting.values()), devices, busy, 10.0 + step / 100), ends=ends)
             assignments = decide(moment)
             if not assignments:
                 break

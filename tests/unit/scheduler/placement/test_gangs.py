@@ -3,7 +3,7 @@
 import heapq
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -48,6 +48,18 @@ def test_a_due_gang_holds_devices_and_later_singles_use_the_others() -> None:
     keys = {one.device_key for one in dispatched}
     assert "m/1" in keys
     assert keys.isdisjoint({"n/0", "n/1"})
+
+
+def test_the_devices_held_for_a_gang_are_those_whose_jobs_report_the_first_ends() -> None:
+    busy = [running(str(n), one.key, "A", since=99.0, work=5.0) for n, one in enumerate(four())]
+    moment = Moment(
+        Queue(100.0, (job("pair", "A", devices=2), job("s", "A", at=1.0)), tuple(busy)), tuple(four()), FLAT
+    )
+    by_node = {one.key: str(n) for n, one in enumerate(four())}
+    for late, soon in (("m", "n"), ("n", "m")):
+        ends = {number: 900.0 if key.startswith(late) else 110.0 for key, number in by_node.items()}
+        (single,) = decide(replace(moment, ends=ends))
+        assert single.device_key.startswith(late), f"those of {soon} are held"
 
 
 def test_singles_that_came_before_a_gang_go_first() -> None:

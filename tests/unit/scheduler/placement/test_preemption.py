@@ -1,5 +1,6 @@
 """A critical job takes the device of a low one only where no device is free for it soon."""
 
+from dataclasses import replace
 from typing import Any
 
 from scheduler.placement.devices import Moment, decide
@@ -49,6 +50,13 @@ def test_an_idle_device_or_one_that_is_free_soon_is_taken_instead() -> None:
     assert chosen(soon, wait=0.5) == [("c", "n/0", "0")], "it has waited for longer"
     overdue = moment([urgent()], [low("0", 0)], TWO[:1], seconds=30.0)
     assert chosen(overdue) == [("c", "n/0", "0")], "its estimate says nothing any more"
+
+
+def test_the_end_that_a_job_reports_counts_more_than_its_estimate() -> None:
+    overdue = moment([urgent()], [low("0", 0)], TWO[:1], seconds=30.0)
+    assert chosen(replace(overdue, ends={"0": 105.0})) == []
+    soon = moment([urgent()], [low("0", 0)], TWO[:1], seconds=105.0)
+    assert chosen(replace(soon, ends={"0": 500.0})) == [("c", "n/0", "0")]
 
 
 def test_the_critical_job_keeps_the_device_that_it_was_given() -> None:

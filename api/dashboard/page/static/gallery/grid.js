@@ -81,7 +81,7 @@ function likenesses(first, end) {
 }
 
 function measure(width) {
-  const least = width < 520 ? 148 : 216;
+  const least = width < 520 ? 148 : width < 1800 ? 216 : 264;
   const columns = Math.max(1, Math.floor((width + GAP) / (least + GAP)));
   const each = (width - GAP * (columns - 1)) / columns;
   layout = { columns, width: each, row: Math.round((each * 9) / 16 + CAPTION + GAP) };

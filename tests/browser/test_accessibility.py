@@ -1,9 +1,11 @@
 """Check every view with axe in light and dark mode, and on a phone for horizontal scrolling."""
 
+import io
 from collections.abc import Callable
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.support.stack import Stack
@@ -72,3 +74,26 @@ def test_a_phone_scrolls_no_view_sideways(open_page: Callable[..., Page], finish
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= PHONE["width"], (view, width)
     assert not serious(page)
+
+
+def test_forced_colours_show_what_is_chosen_and_how_far_a_job_is(open_page: Callable[..., Page], finished: str) -> None:
+    """Such a mode draws no grounds and no shadows."""
+    page = open_page(color_scheme="dark", forced_colors="active")
+    expect(page.locator(".side a[aria-current='page']")).to_have_css("text-decoration-line", "underline")
+    expect(page.locator("#connection .dot")).not_to_have_css("background-color", "rgb(0, 0, 0)")
+    page.evaluate("location.hash = 'new'")
+    models = page.locator("#new .models .choice")
+    expect(models.and_(page.locator(":has(:checked)"))).to_have_css("border-top-width", "3px")
+    expect(models.and_(page.locator(":not(:has(:checked))")).first).to_have_css("border-top-width", "1px")
+    page.evaluate("location.hash = 'jobs'")
+    row = page.locator(f"#jobs [data-job='{finished}']")
+    row.get_by_role("checkbox").check()
+    expect(row).to_have_css("outline-style", "solid")
+    page.evaluate(
+        "document.querySelector('main').prepend(Object.assign(document.createElement('progress'), {value: 0.5}))"
+    )
+    bar = page.locator("main > progress")
+    expect(bar).to_have_css("border-top-style", "solid")
+    drawn = Image.open(io.BytesIO(bar.screenshot())).convert("RGB")
+    left, right = (drawn.getpixel((round(drawn.width * share), drawn.height // 2)) for share in (0.25, 0.75))
+    assert left != right

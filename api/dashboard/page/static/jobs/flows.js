@@ -95,9 +95,8 @@ function line(flow) {
     { key: flow.id },
     badge(flow.state),
     h("a", { href: `#flow/${flow.id}` }, flow.name ?? flow.id),
-    h("span", { class: "small muted", title: moment(flow.created_at) }, ago(flow.created_at)),
     ENDS.has(flow.state) ? null : bar(flow.progress_percent, `Progress of ${flow.name ?? flow.id}`),
-    h("span", { class: "small muted" }, counted(flow.counts)),
+    h("span", { class: "small muted", title: moment(flow.created_at) }, `${counted(flow.counts)} · ${ago(flow.created_at)}`),
   );
 }
 

@@ -26,8 +26,8 @@ from shared.jobs.dispatch import Busy, Queue, Waiting, rank_of
 _HORIZON = 100
 # With at most so many jobs dispatched in advance, those behind one that was placed before them change their devices.
 _SHIFTED = 16
-# Two dispatched jobs are exchanged if the more urgent one starts earlier by so many seconds, plus this share of its
-# wait: expected ends vary a little with every step, and each exchange is two messages.
+# Two dispatched jobs are exchanged if the first one starts earlier by so many seconds, plus this share of its wait:
+# expected ends vary a little with every step, and each exchange is two messages.
 _EXCHANGED_SECONDS = 5.0
 _EXCHANGED_SHARE = 0.1
 
@@ -365,11 +365,12 @@ def _shifted(
 
 
 def _exchanged(moment: Moment, out: Mapping[str, Waiting], busy: Mapping[str, Busy]) -> Iterator[Assignment]:
-    """Yield exchanges of two dispatched jobs, where the more urgent one waits for a device that is clearly free later.
+    """Yield exchanges of two dispatched jobs where the first in the queue's order would start clearly later.
 
     `out`: the dispatched jobs, by device. The jobs that run there were expected to end in another order when they were
-    dispatched. A device that its job was asked to give back keeps the job for which it was asked. As in `_shifted`,
-    nothing is moved where many devices have one.
+    dispatched. Jobs of equal rank are exchanged only if they need the same model, because otherwise each may be where
+    its model is loaded. A device that its job was asked to give back keeps the job for which it was asked. As in
+    `_shifted`, nothing is moved where many devices have one.
     """
     yields = {key for key, running in busy.items() if running.requested_action is not None}
     left = {key: job for key, job in out.items() if key not in yields and job.devices == 1}
@@ -388,8 +389,11 @@ def _exchanged(moment: Moment, out: Mapping[str, Waiting], busy: Mapping[str, Bu
         sooner = [
             other
             for other, less in left.items()
-            if ranks[less.job_id] > ranks[job.job_id]
-            and free_at[other] < latest
+            if free_at[other] < latest
+            and (
+                ranks[less.job_id] > ranks[job.job_id]
+                or (places[less.job_id] > places[job.job_id] and less.model_cache_key == job.model_cache_key)
+            )
             and fits(job, devices[other])
             and fits(less, devices[key])
         ]

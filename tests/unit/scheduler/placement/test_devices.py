@@ -261,11 +261,15 @@ def test_the_more_urgent_of_two_dispatched_jobs_gets_the_device_that_turns_out_t
     assert exchanges({"r0": 60.0, "r1": 20.0}, requested_action="preempt") == set(), "it was asked for this job"
 
 
-def test_dispatched_jobs_are_exchanged_only_where_both_fit_and_one_is_more_urgent() -> None:
+def test_dispatched_jobs_are_exchanged_only_where_both_fit_and_one_comes_first() -> None:
     ends = {"r0": 60.0, "r1": 20.0}
     urgent = job("urgent", "a", 1.0, dispatched_to="n/0", dispatched_at=2.0, priority=1)
     other = job("other", "a", 1.5, dispatched_to="n/1", dispatched_at=2.0, priority=2)
-    assert exchanges(ends, [urgent, other._replace(priority=1)]) == set()
+    assert exchanges(ends, [urgent._replace(priority=2), other]) == {("urgent", "n/1"), ("other", "n/0")}, "it is older"
+    assert exchanges(ends, [urgent._replace(priority=2, queued_at=1.9), other]) == set()
+    elsewhere = other._replace(model_id="b", model_cache_key="b:none")
+    assert exchanges(ends, [urgent._replace(priority=2), elsewhere]) == set(), "either may be where its model is loaded"
+    assert exchanges(ends, [urgent, elsewhere]) == {("urgent", "n/1"), ("other", "n/0")}
     assert exchanges(ends, [urgent._replace(min_vram_mb=99_000), other]) == set()
     assert exchanges(ends, [urgent, other._replace(avoid_device="n/0")]) == set()
     many = [device(index, MODELS) for index in range(17)]

@@ -92,6 +92,7 @@ def initial_state(context: Context, caller: Caller) -> InitialState:
     no_jobs: list[schemas.Job] = []
     no_alerts: list[Alert] = []
     depths = read(lambda: queues.depths(context.database), no_depths)
+    held = read(lambda: queues.held(context.database), 0)
     seen: Library | None = read(context.library, None)
     workers = read(lambda: op_workers.seen(context, caller), node_schemas.Workers(devices=[], nodes=[]))
     latest = read(
@@ -101,7 +102,7 @@ def initial_state(context: Context, caller: Caller) -> InitialState:
     return InitialState(
         at=clock.now().strftime("%H:%M:%S UTC"),
         missing=tuple(missing),
-        queued=sum(depth.queued for depth in depths) if depths is not None else None,
+        queued=sum(depth.queued for depth in depths) + held if depths is not None else None,
         running=sum(depth.running for depth in depths) if depths is not None else None,
         oldest_seconds=max(
             (one.oldest_seconds for one in depths or () if one.oldest_seconds is not None), default=None

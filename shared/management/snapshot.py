@@ -27,7 +27,7 @@ def snapshot(whole: Whole) -> Snapshot:
         memory_usage_percent=_memory_percent(overview.samples),
         alerts_count=len(whole.alerts),
         recommendations_count=len(overview.recommendations),
-        queued_jobs=sum(depth.queued for depth in whole.depths),
+        queued_jobs=sum(depth.queued for depth in whole.depths) + whole.held,
         running_jobs=sum(depth.running for depth in whole.depths),
         oldest_queued_seconds=round(max(0.0, *waited), 3) if waited else None,
         succeeded_1h=whole.hour.successes,

@@ -51,6 +51,7 @@ class Whole:
     health_score: float | None  # `scoring.overall_health_score` of the models
     hour: Period  # uses of the last hour, of all models
     depths: tuple[Depth, ...]
+    held: int  # queued jobs that may not start yet; `depths` leaves them out
     alerts: tuple[Alert, ...]  # open ones, most severe first
 
 
@@ -98,6 +99,7 @@ class Overviews:
             ),
             hour=self._recent.since(overview.library.now - HOUR),
             depths=tuple(queues.depths(self._database)),
+            held=queues.held(self._database),
             alerts=opened,
         )
 

@@ -1,9 +1,11 @@
 """The figures and the order of the queue follow what the page itself does, in a real browser."""
 
 import re
+from datetime import timedelta
 
 from playwright.sync_api import expect
 
+from shared import clock
 from tests.browser.conftest import Open, Watched
 from tests.support.stack import Stack
 
@@ -63,3 +65,20 @@ def test_the_overview_has_the_order_and_the_marks_of_the_list(open_page: Open, s
     expect(rows.nth(0)).to_contain_text("at the front")
     expect(rows.nth(1)).to_contain_text("high")
     assert stack.job(first)["status"] == "queued"
+
+
+def test_a_job_that_may_not_start_yet_is_counted_alike_everywhere_and_its_time_is_readable(
+    open_page: Open, stack: Stack, paused: None
+) -> None:
+    start = (clock.now() + timedelta(hours=30)).replace(minute=5, second=7, microsecond=123_000)
+    job = stack.submit(prompt="much later", start_after=clock.iso(start), **LONG)
+    page = open_page("#overview", locale="en-GB", timezone_id="UTC")
+    now = page.locator("#overview ul.now")
+    when = f"It may start from {start.day} {start:%b}, {start:%H}:05"
+    expect(now).to_contain_text(when)
+    expect(now).not_to_contain_text(re.compile(r"\dT\d"))
+    queued = page.locator(".tile", has_text="Queued").locator(".tile-figure")
+    expect(queued).to_have_text("1")
+    assert stack.request("GET", "/api/v1/dashboard/metrics").json()["queued_jobs"] == 1
+    page.evaluate(f"location.hash = 'job/{job}'")
+    expect(page.get_by_role("dialog")).to_contain_text(when)

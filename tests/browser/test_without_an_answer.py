@@ -296,3 +296,32 @@ def test_while_the_server_is_lost_figures_say_how_old_they_are(open_page: Open, 
     expect(page.locator("#connection")).to_have_text("live")
     expect(overview).to_contain_text("Nothing is paused.")
     expect(overview).not_to_contain_text("as of ")
+
+
+@pytest.mark.parametrize("view", ["jobs", "gallery"])
+def test_pictures_that_could_not_be_loaded_are_loaded_with_refresh_and_when_the_server_is_back(
+    open_page: Open, stack: Stack, watched: Watched, view: str
+) -> None:
+    job = stack.submit(prompt="seen again")
+    assert stack.wait_status(job)["status"] == "succeeded"
+    page = open_page()
+    watched.away = True
+    pictures = re.compile("thumbnail")
+    page.route(pictures, refuse)
+    load(page, stack, view)
+    shown = page.locator(f"#{view} [data-job='{job}'] .frame")
+    expect(shown.locator("svg")).to_be_visible()
+    expect(shown.locator("img")).to_have_count(0)  # not the browser's sign of a broken one
+    page.unroute(pictures, refuse)
+    page.get_by_role("button", name="Refresh").click()
+    expect(shown.locator("img")).to_be_visible()
+    page.route(pictures, refuse)
+    load(page, stack, view)
+    expect(shown.locator("svg")).to_be_visible()
+    page.context.set_offline(True)
+    page.get_by_role("button", name="Refresh").click()
+    expect(page.locator("#connection")).to_contain_text("disconnected")
+    page.unroute(pictures, refuse)
+    page.context.set_offline(False)
+    expect(page.locator("#connection")).to_have_text("live")
+    expect(shown.locator("img")).to_be_visible()

@@ -11,7 +11,7 @@ import { jobs } from "./jobs/jobs.js";
 import { closeJob, drawJob, openJob, watched } from "./job/job_dialog.js";
 import * as load from "./base/load.js";
 import * as menus from "./base/menus.js";
-import { loading, titleOf } from "./base/parts.js";
+import { loading, retryPictures, titleOf } from "./base/parts.js";
 import * as places from "./base/places.js";
 import { newJob, startFrom } from "./new/new_job.js";
 import { announceEnds } from "./new/recent.js";
@@ -287,6 +287,7 @@ whenChanged(draw);
 theme.start(byId("theme"));
 menus.listen();
 byId("refresh").addEventListener("click", async () => {
+  retryPictures();
   await feed.refresh();
   if (feed.feed.link !== "lost" && !feed.feed.isFailing) showMessage("Refreshed.");
 });

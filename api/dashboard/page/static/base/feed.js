@@ -4,6 +4,7 @@
 import { Unreachable, answers, base, get } from "./api.js";
 import * as load from "./load.js";
 import { mergePreview } from "../job/preview.js";
+import { retryPictures } from "./parts.js";
 import { activeCount, changed, enterList, mergeAlert, mergeJobs, recount, state, whenEnded, whenMoved } from "./state.js";
 
 const POLL_MS = 5_000;
@@ -68,6 +69,7 @@ async function guarded(read) {
   try {
     await read();
     if (answers.count === before) return changed();
+    if (feed.isFailing) retryPictures();
     feed.isFailing = false;
     answered();
   } catch (error) {
@@ -91,6 +93,7 @@ function answered() {
   if (regained) {
     feed.lostAt = null;
     failures = 0;
+    retryPictures();
     notify("regained");
     refresh();
     connect();

@@ -106,6 +106,9 @@ export function at(iso, now = Date.now()) {
   return today ? clock(then) : `${day(then)}, ${clock(then)}`;
 }
 
+/** Formats the moments in a text of the API, which are in ISO 8601. */
+export const withMoments = (text) => text.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, (iso) => at(iso));
+
 const NEAR_S = 60;
 const NOW_S = 2;
 

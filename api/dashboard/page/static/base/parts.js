@@ -1,8 +1,8 @@
 // Elements shared by several views. Pure functions from values to elements.
 
 import { h, icon } from "./dom.js";
-import { bytes, NONE, percent, seconds, sentence, soon, words } from "./format.js";
-import { state } from "./state.js";
+import { bytes, NONE, percent, seconds, sentence, soon, withMoments, words } from "./format.js";
+import { changed, state } from "./state.js";
 
 export function badge(state, text = words(state)) {
   return h("span", { class: "badge", "data-state": state }, text);
@@ -89,7 +89,7 @@ export function progressText(job) {
     if (progress.phase === "waiting_for_model") return isDownloading(job) ? "downloading its model first" : "waiting for its model";
     const { reason, detail } = job.waiting_for ?? {};
     const isOver = reason === "pause" && state.pauses?.length === 0; // the job was read before
-    if (EXPLAINED.has(reason) && !isOver) return `waiting. ${detail}`;
+    if (EXPLAINED.has(reason) && !isOver) return `waiting. ${withMoments(detail)}`;
     return job.queue_position === null || job.queue_position === 0
       ? `next in the queue${expected(job)}`
       : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead${expected(job)}`;
@@ -115,6 +115,24 @@ export function progressOf(job) {
     job.status === "queued" && !job.progress.percent ? null : bar(job.progress.percent, `Progress of ${titleOf(job)}`),
     h("span", { class: "small muted", title: progressText(job) }, progressText(job)),
   );
+}
+
+const broken = new Set(); // addresses of pictures that could not be loaded
+
+/** Shows a picture that stands for a video; an icon while it cannot be loaded. `props`: of the image. */
+export const thumbnail = (url, props = {}) =>
+  !url || broken.has(url) ? icon("film") : h("img", { alt: "", loading: "lazy", ...props, src: url, on: { error: () => giveUp(url) } });
+
+function giveUp(url) {
+  broken.add(url);
+  changed();
+}
+
+/** Tries again to load the pictures that could not be loaded. */
+export function retryPictures() {
+  if (!broken.size) return;
+  broken.clear();
+  changed();
 }
 
 /** How many of the jobs that were submitted at once are ready. */

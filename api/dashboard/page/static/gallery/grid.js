@@ -1,9 +1,10 @@
 // The grid of the gallery. Only the cells near the visible part are in the document; the others are empty space, so the
 // scroll bar is right from the start. A video plays, muted, while the pointer or the keyboard's focus is on it.
 
-import { h, icon, render } from "../base/dom.js";
+import { h, render } from "../base/dom.js";
 import { ago, moment } from "../base/format.js";
 import { PAGE, loadPage, own, toggle, videoAt } from "./gallery.js";
+import { thumbnail } from "../base/parts.js";
 import { toggleFavourite } from "./marks.js";
 import { afterDrawing, changed } from "../base/state.js";
 
@@ -116,7 +117,7 @@ function cell(index) {
       h(
         "span",
         { class: "frame" },
-        video.thumbnail ? h("img", { key: video.id, src: video.thumbnail.url, alt: "", loading: "lazy", decoding: "async" }) : icon("film"),
+        thumbnail(video.thumbnail?.url, { key: video.id, decoding: "async" }),
         playing === video.id && video.video
           ? h("video", { key: `v-${video.id}`, src: video.video.url, loop: true, playsinline: true, "aria-hidden": "true", tabindex: "-1", made: play })
           : null,

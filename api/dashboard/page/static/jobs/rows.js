@@ -2,7 +2,7 @@
 
 import { h, icon } from "../base/dom.js";
 import { ago, moment, number, seconds, words } from "../base/format.js";
-import { artifactOf, badge, durationOf, placeTags, titleOf } from "../base/parts.js";
+import { artifactOf, badge, durationOf, placeTags, thumbnail, titleOf } from "../base/parts.js";
 import { hasEnded } from "../base/state.js";
 import { again, cancelButton, stateOf } from "../job/actions.js";
 import { dragging, droppable, isMovable, moveByKey, under } from "./moving.js";
@@ -89,7 +89,7 @@ function row(job) {
             },
           },
         },
-        thumbnail(job),
+        frame(job),
         h("span", { class: "job-text" }, h("span", { class: "title" }, title), h("span", { class: "small muted about" }, about(job))),
       ),
     ),
@@ -111,12 +111,12 @@ function row(job) {
   );
 }
 
-function thumbnail(job) {
+function frame(job) {
   const picture = artifactOf(job, "thumbnail");
   return h(
     "span",
     { class: "frame" },
-    picture ? h("img", { src: picture.url, alt: "", loading: "lazy" }) : icon(job.type === "generation" ? "film" : "models"),
+    job.type === "generation" ? thumbnail(picture?.url) : icon("models"),
   );
 }
 

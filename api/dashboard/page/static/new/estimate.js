@@ -5,7 +5,7 @@ import { post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
 import { number, plural, seconds, sentence, soon } from "../base/format.js";
 import * as load from "../base/load.js";
-import { artifactOf, badge, bar, button, progressText, readyOf, titleOf } from "../base/parts.js";
+import { artifactOf, badge, bar, button, progressText, readyOf, thumbnail, titleOf } from "../base/parts.js";
 import { changed, hasEnded, state } from "../base/state.js";
 import { cancelAllButton, cancelButton, stateOf } from "../job/actions.js";
 import { firstUse, firstUseSentence } from "../models/first_use.js";
@@ -130,7 +130,7 @@ function inBrief({ jobs, count, batch_id }) {
     h(
       "a",
       { key: "link", class: "row newest-link", href },
-      picture ? h("span", { class: "frame" }, h("img", { src: picture.url, alt: "" })) : null,
+      picture ? h("span", { class: "frame" }, thumbnail(picture.url)) : null,
       count > 1 ? together(jobs, count) : ended,
       h("span", { class: "button quiet" }, "Open"),
     ),

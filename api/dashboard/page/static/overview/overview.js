@@ -7,7 +7,7 @@ import { h } from "../base/dom.js";
 import { ago, clock, fraction, gigabytes, moment, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
-import { badge, empty, placeTags, progressOf, titleOf } from "../base/parts.js";
+import { badge, empty, placeTags, progressOf, thumbnail, titleOf } from "../base/parts.js";
 import { firstRun, obstacle } from "./first_run.js";
 import { pauseInForce, pauses } from "./pauses.js";
 import { activeCount, activeJobs, changed, state } from "../base/state.js";
@@ -227,7 +227,7 @@ function newest() {
                 h(
                   "span",
                   { class: "frame" },
-                  video.thumbnail ? h("img", { src: video.thumbnail.url, alt: "", loading: "lazy" }) : null,
+                  thumbnail(video.thumbnail?.url),
                 ),
                 h("span", { class: "title" }, video.prompt),
                 h(

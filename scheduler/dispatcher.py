@@ -139,7 +139,8 @@ class Dispatcher:
             queue = dispatch.read_queue(self._database, self._ahead)
             dispatched += self._place(queue, paused)
         self._unplaceable.passed(queue.now)
-        self.published_order.publish(None if dispatched or self._marked else queue, self._ahead, paused)
+        queue_now = None if dispatched or self._marked else queue
+        self.published_order.publish(queue_now, self._ahead, paused, self._reported_ends)
         return dispatched
 
     def _place(self, queue: Queue, paused: Pauses) -> int:

@@ -10,6 +10,7 @@ from shared.catalogue.job_types import JOB_TYPES
 from shared.database.engine import Database
 from shared.forecast.order import queue_order
 from shared.forecast.pausing import Pauses
+from shared.forecast.reported import ReportedEnds
 from shared.jobs import dispatch
 from shared.jobs.dispatch import Queue
 from shared.jobs.reading import queue_positions
@@ -50,7 +51,7 @@ class PublishedOrder:
             return math.inf
         return max(0.0, self._published_at + _PUBLISH_SECONDS - time.monotonic())
 
-    def publish(self, queue: Queue | None, ahead: int, paused: Pauses) -> None:
+    def publish(self, queue: Queue | None, ahead: int, paused: Pauses, ends: ReportedEnds) -> None:
         """Publish the order, at most twice a second, without what is paused. See `due_in`.
 
         `queue`: the current queue; None if this pass has changed it, so that up to `ahead` jobs are read again.
@@ -61,7 +62,7 @@ class PublishedOrder:
         self._published_at = time.monotonic()
         queue = dispatch.read_queue(self._database, ahead) if queue is None else queue
         while True:
-            ids = queue_order(paused.left_out_of(known_jobs(queue)))[: dispatch.ORDERED]
+            ids = queue_order(paused.left_out_of(known_jobs(queue)), ends.of(queue))[: dispatch.ORDERED]
             places = {job_id: place for place, job_id in enumerate(ids)}
             cuts = [cut for cut in queue.cuts if cut.job_id in places]
             if not cuts:

@@ -403,6 +403,21 @@ def test_the_queue_is_ordered_by_dispatched_jobs_rank_turn_age_and_jobs_that_can
     assert order == ["dispatched", "urgent", "mine-1", "mine-2", "old", "held-back", "no-model"]
 
 
+def test_dispatched_jobs_of_equal_rank_are_in_the_order_in_which_their_devices_are_free() -> None:
+    waiting = [
+        job(name, "a", float(n), dispatched_to=f"n/{n}", dispatched_at=5.0) for n, name in enumerate(("x", "y", "z"))
+    ]
+    busy = tuple(running(f"r{n}", f"n/{n}", "a") for n in range(3))
+    queue = Queue(10.0, (*waiting, job("later", "a", 0.0)), busy)
+    assert queue_order(queue) == ["x", "y", "z", "later"]
+    assert queue_order(queue, {"r0": 50.0, "r1": 40.0, "r2": 20.0}) == ["z", "y", "x", "later"]
+    assert queue_order(queue, {"r0": 20.5, "r1": 20.0, "r2": 19.8}) == ["x", "y", "z", "later"], "hardly different"
+    assert queue_order(queue, {"r0": 50.0, "r2": 20.0}) == ["x", "y", "z", "later"], "nothing is known of the second"
+    assert queue_order(replace(queue, busy=busy[:2]), {"r0": 50.0, "r1": 60.0}) == ["z", "x", "y", "later"]
+    urgent = replace(queue, waiting=(waiting[0]._replace(priority=1), *waiting[1:]))
+    assert queue_order(urgent, {"r0": 50.0, "r1": 40.0, "r2": 20.0}) == ["x", "z", "y"]
+
+
 def test_the_order_of_thousands_is_found_in_no_time() -> None:
     """It is published twice a second while the dispatcher has other things to do."""
     waiting = [job("1", "a")._replace(job_id=str(number), queued_at=float(number)) for number in range(4000)]

@@ -160,7 +160,7 @@ function body(job) {
     job.retry_of ? h("p", { class: "small", key: "origin" }, "A new job, repeated from ", h("a", { href: `#job/${job.retry_of}` }, job.retry_of), ".") : null,
     hasEnded(job) ? null : stateOf(job),
     job.error
-      ? h("p", { class: "note bad", title: `Error code: ${job.error.code}` }, job.error.message, job.error.retryable ? " A retry may succeed." : "")
+      ? h("p", { class: "note bad", title: `Error code: ${job.error.code}` }, job.error.message, job.error.retryable ? `${/[.!?]$/.test(job.error.message) ? "" : "."} A retry may succeed.` : "")
       : null,
     (job.fallback_applied ?? []).map((one) => note(one.message)),
     (job.result?.notes ?? []).map((text) => note(text)),

@@ -35,6 +35,12 @@ def test_queued_jobs_are_in_order_and_moved_by_keys(open_page: Open, stack: Stac
     expect(page.locator("#toasts")).to_contain_text("Priority high: in line 3")
     expect(rows.first).to_have_attribute("data-job", third)
     assert stack.job(third)["priority"] == "high"
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(page.locator("#toasts")).to_contain_text("Priority normal: in line 3")
+    expect(rows.last).to_have_attribute("data-job", third)
+    page.locator(f"[data-job='{third}'] a.job-link").focus()
+    page.keyboard.press("Alt+ArrowUp")
+    expect(rows.first).to_have_attribute("data-job", third)
     page.locator(f"[data-job='{second}'] a.job-link").focus()
     page.keyboard.press("Alt+Home")
     expect(page.locator("#toasts")).to_contain_text("Moved to the front: in line 2")
@@ -1026,3 +1032,13 @@ def test_a_cancel_that_comes_too_late_is_no_error(
     stack.request("POST", f"/api/v1/jobs/{other}/cancel")
     assert all("409" in complaint for complaint in watched.complaints)
     watched.complaints.clear()
+
+
+@pytest.mark.parametrize(("width", "column"), [(1400, True), (1024, False), (390, False)])
+def test_how_long_a_job_ran_is_seen_at_every_width(open_page: Open, stack: Stack, width: int, column: bool) -> None:
+    job = stack.submit(prompt="ran for a while")
+    stack.wait_status(job)
+    row = open_page("#jobs", viewport={"width": width, "height": 844}).locator(f"[data-job='{job}']")
+    expect(row.locator(".took")).to_be_visible(visible=column)
+    expect(row.locator(".when .ran")).to_be_visible(visible=not column)
+    expect(row.locator(".when .ran")).to_contain_text(re.compile(r" · ran \d"))

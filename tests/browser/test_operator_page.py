@@ -146,6 +146,15 @@ def test_a_device_is_paused_and_a_node_drained_on_the_page(open_page: Open) -> N
     page.get_by_role("button", name="Drain here").click()
     page.get_by_role("dialog", name="Drain the node here?").get_by_role("button", name="Drain").click()
     expect(page.locator("#devices .badge").last).to_have_text("drained")
+    page.evaluate("location.hash = 'overview'")  # where it has the same words
+    overview = page.locator("#overview .body")
+    expect(overview.locator(".health + section")).to_contain_text(re.compile("drained.*node here: drained by"))
+    expect(overview).not_to_contain_text(re.compile("paused", re.IGNORECASE))
+    overview.get_by_role("button", name="End the drain of here").click()
+    expect(page.locator("#toasts")).to_contain_text("here takes jobs again.")
+    page.evaluate("location.hash = 'devices'")
+    page.get_by_role("button", name="Drain here").click()
+    page.get_by_role("dialog", name="Drain the node here?").get_by_role("button", name="Drain").click()
     page.get_by_role("button", name="End the drain of here").click()
     expect(page.locator("#devices .badge").last).to_have_text("online")
 

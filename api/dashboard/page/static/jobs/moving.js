@@ -137,9 +137,9 @@ export function move(job, target, fromFront = false) {
     mergeJobs([moved]);
     await load.jobs().catch(() => {}); // the feed reports an unreachable server
     if (target === "back") return `Back to its place: ${title}`;
-    if (target !== "front") return `Priority ${target}: ${title}${isAtFront(moved) ? ". It stays at the front" : ""}`;
-    const actions = isAtFront(job) ? [] : [{ text: "Undo", act: () => move(now(), "back") }];
-    showMessage(`Moved to the front: ${title}`, "good", { actions });
+    const undo = (before) => [{ text: "Undo", act: () => move(now(), before) }];
+    if (target === "front") showMessage(`Moved to the front: ${title}`, "good", { actions: isAtFront(job) ? [] : undo("back") });
+    else showMessage(`Priority ${target}: ${title}${isAtFront(moved) ? ". It stays at the front" : ""}`, "good", { actions: fromFront ? undo("front") : undo(job.priority) });
     return null;
   }, null, { not: `Not moved: ${title}`, again: () => move(now(), target, fromFront) });
 }

@@ -105,7 +105,12 @@ function row(job) {
           : null
         : stateOf(job),
     ),
-    h("td", { role: "cell", class: "when", title: moment(job.created_at) }, ago(job.created_at)),
+    h(
+      "td",
+      { role: "cell", class: "when", title: moment(job.created_at) },
+      ago(job.created_at),
+      hasEnded(job) && durationOf(job) !== null ? h("span", { class: "ran" }, ` · ran ${seconds(durationOf(job))}`) : null,
+    ),
     h("td", { role: "cell", class: "took", title: "From the first start to the end" }, seconds(durationOf(job))),
     h("td", { role: "cell", class: "actions" }, actions(job)),
   );

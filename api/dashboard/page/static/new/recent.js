@@ -79,7 +79,7 @@ export function announceEnds() {
     const kind = failed ? "bad" : ready ? "good" : "info"; // a cancel is nobody's failure
     const title = titleOf(jobs[0]).slice(0, 80);
     const others = `${failed ? `, ${failed} failed` : ""}${cancelled ? `, ${cancelled} cancelled` : ""}`;
-    if (request.ids.length > 1) tell(request, `${ready} of ${request.ids.length} videos are ready${others}.`, kind);
+    if (request.ids.length > 1) tell(request, `${ready} of ${request.ids.length} videos ${ready === 1 ? "is" : "are"} ready${others}.`, kind);
     else tell(request, `${ready ? "Your video is ready" : failed ? "Your job failed" : "Your job was cancelled"}: ${title}`, kind);
   }
 }

@@ -13,6 +13,9 @@ import { isAdmin } from "./usage.js";
 const NAMES = { model_id: "model", device: "device", node: "node", key: "API key", job_type: "job type" };
 const RESUME_MS = 10_000;
 
+/** A pause of a node is its drain, and is called so wherever it is shown. */
+const isDrain = (row) => row.scope === "node";
+
 /** Whether the whole queue is paused. */
 export const isQueuePaused = () => (state.pauses ?? []).some((row) => row.scope === "everything");
 
@@ -25,6 +28,7 @@ export function pauseInForce() {
   if (isQueuePaused()) return "The queue is paused: jobs wait until it is resumed";
   const rows = state.pauses ?? [];
   if (!rows.length) return null;
+  if (rows.every(isDrain)) return `Drained: ${rows.map((row) => row.value).join(", ")}. Jobs run on other nodes, or wait`;
   const parts = rows.map(nameOf).join(", ");
   if (rows.every((row) => row.scope === "device")) return `Paused: ${parts}. Jobs run on other devices, or wait`;
   return `Paused: ${parts}. ${rows.length === 1 ? "Its jobs wait until it is" : "Their jobs wait until they are"} resumed`;
@@ -44,7 +48,7 @@ export function pauses() {
         "div",
         { class: "row wrap" },
         h("h2", { id: "h-pauses" }, "Queue"),
-        rows.length ? badge("paused", isQueuePaused() ? "paused" : "partly paused") : null,
+        rows.length ? badge("paused", isQueuePaused() ? "paused" : rows.every(isDrain) ? "drained" : "partly paused") : null,
         state.pauses && !rows.length && !isOutdated("pauses") ? h("span", { class: "muted" }, "Nothing is paused.") : null,
       ),
       isAdmin() && state.pauses && !isQueuePaused() ? button("Pause the queue", pauseQueue, { key: "pause" }) : null,
@@ -64,8 +68,8 @@ function line(row) {
   return h(
     "li",
     { key: row.id, class: "row between" },
-    h("span", null, `${row.scope === "everything" ? "" : `${what}: `}paused by ${row.created_by}, ${ago(row.created_at)}${end}${reason}`),
-    isAdmin() ? button("Resume", () => resume(row), { label: `Resume ${row.scope === "everything" ? "the queue" : what}` }) : null,
+    h("span", null, `${row.scope === "everything" ? "" : `${what}: `}${isDrain(row) ? "drained" : "paused"} by ${row.created_by}, ${ago(row.created_at)}${end}${reason}`),
+    isAdmin() ? button(isDrain(row) ? "Take jobs again" : "Resume", () => resume(row), { label: isDrain(row) ? `End the drain of ${row.value}` : `Resume ${row.scope === "everything" ? "the queue" : what}` }) : null,
   );
 }
 
@@ -97,7 +101,8 @@ export const resumeQueue = () => attempt(() => change("resume", {}), "The queue 
 
 export function resume(row) {
   if (row.scope === "everything") return resumeQueue();
-  return attempt(() => change("resume", { [row.scope]: row.value }), `Resumed: ${nameOf(row)}`, { not: `Not resumed: ${nameOf(row)}` });
+  const [done, not] = isDrain(row) ? [`${row.value} takes jobs again.`, `${row.value} is still drained`] : [`Resumed: ${nameOf(row)}`, `Not resumed: ${nameOf(row)}`];
+  return attempt(() => change("resume", { [row.scope]: row.value }), done, { not });
 }
 
 async function change(act, scope) {

@@ -16,6 +16,7 @@ from shared.insight.health import LOWEST_SUCCESS_RATE, HealthStatus
 _FULL_PERCENT = 100.0
 _ALIKE_PERCENT = 5.0  # speeds that differ by less count as equal
 _ALIKE_SCORE = 0.02
+_FEW_JOBS = 3  # fewer of either model say little about its speed
 
 
 class Status(StrEnum):
@@ -110,7 +111,7 @@ def compare(a: Performance, b: Performance, entry_a: CatalogueEntry, entry_b: Ca
         quality_difference_score=quality,
         memory_usage_difference_mb=memory,
         speed_difference_percent=speed,
-        recommendation=_recommendation(entry_a, entry_b, speed, quality),
+        recommendation=_recommendation(entry_a, entry_b, speed, quality) + _by_few(a, b, speed),
         use_cases={entry.model_id: use_case(entry) for entry in (entry_a, entry_b)},
         trade_offs=tuple(_trade_offs(entry_a, entry_b, speed, quality, memory)),
     )
@@ -156,6 +157,13 @@ def _recommendation(a: CatalogueEntry, b: CatalogueEntry, speed: float | None, q
     if better > 0:
         return f"{fast.model_id} is faster, and its technical quality is higher"
     return f"Choose {fast.model_id} for speed, {slow.model_id} for technical quality"
+
+
+def _by_few(a: Performance, b: Performance, speed: float | None) -> str:
+    """Return an addition to the recommendation where few jobs of either model were measured."""
+    if speed is None or a.model_id == b.model_id or min(a.successes, b.successes) >= _FEW_JOBS:
+        return ""
+    return f"; judged by few jobs so far ({a.model_id}: {a.successes}, {b.model_id}: {b.successes})"
 
 
 def _trade_offs(

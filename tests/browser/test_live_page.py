@@ -405,7 +405,7 @@ def test_first_load_is_small_and_views_have_addresses(open_page: Open, watched: 
 
 def test_a_chart_is_drawn_up_to_the_value_that_its_legend_names(open_page: Open) -> None:
     page = open_page("#overview")
-    path, legend = page.evaluate("""async () => {
+    path, legend, read = page.evaluate("""async () => {
         const main = document.querySelector("script[src*=main]").src;
         const of = (name) => import(main.replace("main.js", `base/${name}.js`));
         const [{ chart }, { render }] = [await of("chart"), await of("dom")];
@@ -414,9 +414,12 @@ def test_a_chart_is_drawn_up_to_the_value_that_its_legend_names(open_page: Open)
         const series = [{ name: "succeeded", values: [2], live: () => 3 }];
         render(place, chart({ title: "A test", hours: 1, times: [Date.now() - 60_000], series, format: String }));
         await new Promise((resolve) => setTimeout(resolve, 200));
-        return [place.querySelector(".line").getAttribute("d"), place.querySelector(".legend b").textContent];
+        const plot = place.querySelector(".plot");
+        plot.dispatchEvent(new KeyboardEvent("keydown", { key: "End" }));
+        const read = place.querySelector(".readout span").textContent;
+        return [place.querySelector(".line").getAttribute("d"), place.querySelector(".legend b").textContent, read];
     }""")
-    assert legend == "3"
+    assert (legend, read) == ("3", "succeeded 3")
     assert re.fullmatch(r"M[\d.]+ 64\.0L[\d.]+ 36\.0", path), "from 2 to 3 of 4, in 112 pixels"
 
 

@@ -108,7 +108,8 @@ def test_a_comparison_in_every_field(client: TestClient, database: Database) -> 
         "quality_difference_score": -0.1,
         "memory_usage_difference_mb": -25_000.0,
         "speed_difference_percent": round(100 * (10.0 / 4.5 - 1), 2),
-        "recommendation": "Choose TI2V-5B for speed, T2V-A14B for technical quality",
+        "recommendation": "Choose TI2V-5B for speed, T2V-A14B for technical quality; "
+        "judged by few jobs so far (T2V-A14B: 2, TI2V-5B: 2)",
         "use_cases": body["use_cases"],
         "trade_offs": body["trade_offs"],
         "basis": dict.fromkeys(body["basis"], "measured"),

@@ -54,11 +54,11 @@ def test_a_device_is_no_more_than_busy() -> None:
 
 A = Performance(
     "T2V-A14B", videos_per_hour=10.0, quality_score=0.9, memory_peak_mb=60_000.0, memory_total_mb=80_000.0,
-    work_per_second=4.0,
+    work_per_second=4.0, successes=9,
 )  # fmt: skip
 B = Performance(
     "TI2V-5B", videos_per_hour=25.0, quality_score=0.85, memory_peak_mb=30_000.0, memory_total_mb=80_000.0,
-    work_per_second=6.0,
+    work_per_second=6.0, successes=3,
 )  # fmt: skip
 
 
@@ -97,6 +97,13 @@ def test_differences_are_of_b_relative_to_a() -> None:
 )
 def test_the_recommendation_follows_the_figures(quality: float | None, said: str) -> None:
     assert assessment.compare(A, replace(B, quality_score=quality), T2V, TI2V).recommendation == said
+
+
+def test_a_recommendation_by_few_jobs_says_how_many() -> None:
+    found = assessment.compare(A, replace(B, successes=1), T2V, TI2V).recommendation
+    assert found == (
+        "Choose TI2V-5B for speed, T2V-A14B for technical quality; judged by few jobs so far (T2V-A14B: 9, TI2V-5B: 1)"
+    )
 
 
 def test_what_was_not_measured_is_no_difference() -> None:

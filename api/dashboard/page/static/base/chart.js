@@ -16,7 +16,7 @@ const DAY_S = 86_400;
 const ROUND_SECONDS = [20, 30, 60, 120, 240, 600, 1200, 1800, 3600, 7200, 14_400, 28_800, 43_200, DAY_S, 2 * DAY_S];
 const TICKS = { 1: 15 * MINUTE_MS, 24: 6 * HOUR_MS, 168: 24 * HOUR_MS };
 
-const places = new WeakMap(); // plot -> {spec, at: index of the readout or null, drawnAt, scale}
+const places = new WeakMap(); // plot -> {spec, points, at: index of the readout or null, drawnAt, scale}
 const sizes = new ResizeObserver((entries) => {
   for (const { target } of entries) draw(target);
 });
@@ -89,6 +89,13 @@ function legend(spec) {
 /** What each series is now; null: not known. */
 const present = (spec) => spec.series.map((one) => one.live?.() ?? null);
 
+/** Adds what the series are now, if that is known, as the last point: the newest measured one is older. */
+function withPresent(spec, now) {
+  if (!spec.times.length || now.every((value) => value === null)) return spec;
+  const series = spec.series.map((one, index) => ({ ...one, values: [...one.values, now[index]] }));
+  return { ...spec, times: [...spec.times, spec.at?.() ?? Date.now()], series };
+}
+
 function latest(spec, one) {
   const value = one.live ? one.live() : one.values.at(-1);
   return value === null || value === undefined ? NONE : spec.format(value);
@@ -97,18 +104,15 @@ function latest(spec, one) {
 function draw(plot) {
   const place = places.get(plot);
   if (!place) return;
-  const { spec } = place;
-  const now = present(spec);
-  Object.assign(place, { drawnAt: Date.now(), now: String(now) });
+  const now = present(place.spec);
+  const spec = withPresent(place.spec, now);
+  Object.assign(place, { drawnAt: Date.now(), now: String(now), points: spec });
   const width = Math.max(plot.clientWidth, 160);
   const until = Math.max(Date.now(), spec.times.at(-1) ?? 0);
   const since = until - spec.hours * HOUR_MS;
   const top =
     spec.top ??
-    nice(
-      Math.max(spec.least ?? 0, ...[...spec.series.flatMap((one) => one.values), ...now].filter((value) => value !== null)),
-      spec.inSeconds,
-    );
+    nice(Math.max(spec.least ?? 0, ...spec.series.flatMap((one) => one.values).filter((value) => value !== null)), spec.inSeconds);
   const x = (time) => EDGE.left + ((time - since) / (until - since)) * (width - EDGE.left - EDGE.right);
   const y = (value) => HEIGHT - EDGE.bottom - (Math.min(value, top) / top) * (HEIGHT - EDGE.top - EDGE.bottom);
   place.scale = { x, width };
@@ -141,7 +145,7 @@ function draw(plot) {
           spec.hours > 24 ? day(time) : clock(time),
         ),
       ),
-      spec.series.map((one, index) => line(one, index, spec, x, y, since, now[index])),
+      spec.series.map((one, index) => line(one, index, spec, x, y, since)),
       at === null ? null : cursor(spec, at, x, y),
     ),
     at === null && spec.times.length === 0 ? h("p", { class: "nothing" }, "no data in this time range") : null,
@@ -149,13 +153,11 @@ function draw(plot) {
   );
 }
 
-/** Draws one series, and up to the present, if that is known: the legend names it, and the newest measured point is older. */
-function line(one, index, spec, x, y, since, present) {
+function line(one, index, spec, x, y, since) {
   const runs = [];
   let run = null;
   const gap = Math.max(3.5 * MINUTE_MS, (3 * spec.hours * HOUR_MS) / POINTS);
   const measured = one.values.map((value, at) => [spec.times[at], value]);
-  if (present !== null && measured.length) measured.push([spec.at?.() ?? Date.now(), present]);
   measured.forEach(([time, value]) => {
     if (value === null || value === undefined || time < since) {
       run = null;
@@ -238,7 +240,7 @@ function read(plot, at) {
 }
 
 function nearest(event) {
-  const { spec, scale } = places.get(event.currentTarget);
+  const { points: spec, scale } = places.get(event.currentTarget);
   const pointed = event.clientX - event.currentTarget.getBoundingClientRect().left;
   let best = null;
   spec.times.forEach((time, at) => {
@@ -250,7 +252,7 @@ function nearest(event) {
 
 function step(event) {
   const plot = event.currentTarget;
-  const { spec, at } = places.get(plot);
+  const { points: spec, at } = places.get(plot);
   const last = spec.times.length - 1;
   const from = at ?? last;
   const to = {
@@ -288,8 +290,9 @@ function nice(value, inTime) {
 }
 
 /** Draws the table, newest row first, only while it is open. */
-function table(box, spec) {
+function table(box, given) {
   if (!box.parentNode?.open) return render(box);
+  const spec = withPresent(given, present(given));
   const every = Math.ceil(spec.times.length / TABLE_ROWS);
   const rows = spec.times
     .map((_, at) => at)

@@ -52,7 +52,7 @@ export function ago(iso, now = Date.now()) {
   if (!iso) return NONE;
   const passed = (now - Date.parse(iso)) / 1000;
   if (passed < 5) return "just now";
-  const rough = passed < 60 ? Math.floor(passed / 5) * 5 : passed < 3600 ? Math.floor(passed / 60) * 60 : passed;
+  const rough = passed < 60 ? Math.ceil(passed / 5) * 5 : passed < 3600 ? Math.floor(passed / 60) * 60 : passed;
   return `${coarse(rough)}${GAP}ago`;
 }
 

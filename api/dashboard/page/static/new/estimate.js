@@ -184,7 +184,7 @@ function figures({ cost, expected, memory, model_ready: ready }, entry) {
       "dl",
       { class: "estimate-facts" },
       isDated ? pair("Starts", starts) : null,
-      isDated ? pair("Ends", ends ? (ends === starts && ends !== "now" ? "less than a minute later" : ends) : known ? "not known" : "not measured yet") : null,
+      isDated ? pair("Ends", ends ? (ends !== starts ? ends : ends === "now" ? "within seconds" : "less than a minute later") : known ? "not known" : "not measured yet") : null,
       pair("Device time", cost.gpu_seconds !== null ? `about ${seconds(cost.gpu_seconds)}` : known ? `about ${seconds(cost.generation_seconds)} after loading` : "not measured yet"),
     ),
     first ? download(first) : null,

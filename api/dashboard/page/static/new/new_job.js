@@ -167,6 +167,8 @@ const mayPass = (status) => status === 408 || status === 429 || status >= 500;
 function focusErrors(form) {
   afterDrawing(() => {
     form.querySelector(".advanced:has(.field-error)")?.setAttribute("open", "");
-    form.querySelector("[aria-invalid]")?.focus();
+    const field = form.querySelector("[aria-invalid]");
+    field?.focus();
+    document.getElementById(`e-${field?.name}`)?.scrollIntoView({ block: "nearest" }); // it stands below the field
   });
 }

@@ -97,13 +97,15 @@ function tiles() {
   const of = (text) => aged("metrics", state.metrics ? text : pending("metrics"));
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");
+  const open = live.filter((device) => !NO_JOBS.has(device.state));
+  const where = open.length === live.length ? `on ${plural(live.length, "device")}` : `${open.length} of ${plural(live.length, "device")} accept${open.length === 1 ? "s" : ""} jobs`;
   const queued = state.counts?.queued;
   const ended = (figures.succeeded_1h ?? 0) + (figures.failed_1h ?? 0);
   return [
     tile(
       "Running",
       number(state.counts?.running),
-      aged("counts", state.workers ? `on ${plural(live.length, "device")}` : pending("workers")),
+      aged("counts", state.workers ? where : pending("workers")),
       "#jobs?status=running",
     ),
     tile(

@@ -360,6 +360,40 @@ def test_videos_are_compared_in_step(opened: Callable[..., Page], site: Site) ->
     expect(dialog).to_have_count(0)
 
 
+def test_a_compared_video_is_made_a_favourite_and_opened_and_closing_it_returns_to_the_comparison(
+    opened: Callable[..., Page], site: Site
+) -> None:
+    page = opened("?q=boat")
+    for pick in page.locator(".pick").all():
+        pick.check()
+    page.get_by_role("button", name="Compare").click()
+    compared = page.get_by_role("dialog", name="Compare 2 videos")
+    second = compared.locator("figure").nth(1)
+    star = second.get_by_role("button", name="Favourite")
+    was = star.get_attribute("aria-pressed")
+    star.click()
+    expect(star).to_have_attribute("aria-pressed", "false" if was == "true" else "true")
+    star.click()
+    expect(star).to_have_attribute("aria-pressed", str(was))
+    address = page.url
+    title = second.get_by_role("link").inner_text()
+    second.get_by_role("link").click()
+    job = page.get_by_role("dialog", name=title)
+    expect(job.get_by_role("link", name="Download")).to_be_visible()
+    page.reload()
+    expect(job.get_by_role("link", name="Download")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(compared).to_be_visible()
+    assert page.url == address
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    page.locator(".cell-link").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    assert "#gallery" in page.url, "a video that is opened from the gallery returns to it"
+
+
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (1024, 768), (390, 844)])
 def test_four_videos_are_compared_without_scrolling(
     opened: Callable[..., Page], site: Site, width: int, height: int

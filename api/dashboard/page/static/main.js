@@ -43,18 +43,23 @@ const titles = Object.fromEntries(Object.keys(VIEWS).map((name) => [name, byId(`
 let view = null;
 let behind = "jobs"; // the address to return to when a job's dialog closes
 let comparing = null; // the script of the comparison, once it is there
+let compared = null; // the address of the comparison from which a job was opened
 let newer = false; // whether the server has a newer version of the page
 
-function route(first = false) {
+/** Shows what the address names; `before` is the one that was shown before. */
+function route(first = false, before = "") {
   const [name, id] = location.hash.slice(1).split("?")[0].split("/");
   if (name === "main") return; // the skip link, not a view
   if (name in PARTS_OF) return location.replace(`#${PARTS_OF[name]}`);
   const place = places.enter();
   comparing?.closeCompare();
+  if (before.startsWith("#compare/")) compared = before;
+  else if (!before.startsWith("#job/")) compared = null;
   if (name === "job" && id) {
     const under = history.state.behind ?? behind;
     if (under !== behind || view === null) showAddress(under, first); // Back, or a reload
-    places.note({ behind });
+    compared = history.state.compared ?? compared;
+    places.note({ behind, compared });
     openJob(plain(id), left, view === "jobs" ? (state.list.ids ?? []) : view === "overview" ? [...state.latest] : []);
     drawTitle();
   } else if (name === "compare") {
@@ -72,7 +77,9 @@ function route(first = false) {
 
 /** Notes that the dialog of a job was closed, which showed this one last. */
 function left(last) {
-  if (location.hash.startsWith("#job/")) {
+  if (location.hash.startsWith("#job/") && compared) {
+    location.replace(compared);
+  } else if (location.hash.startsWith("#job/")) {
     places.rename(behind);
     if (view === "gallery") state.gallery?.focus(last);
   }
@@ -165,6 +172,7 @@ function drawTitle() {
 function draw() {
   render(document.querySelector(`#${view} .body`), VIEWS[view]());
   drawJob();
+  comparing?.drawCompare();
   drawNotice();
   drawConnection();
   drawCounts();
@@ -297,7 +305,7 @@ addEventListener("keydown", (event) => {
   event.preventDefault();
   showShortcuts();
 });
-addEventListener("hashchange", () => route());
+addEventListener("hashchange", (event) => route(false, new URL(event.oldURL).hash));
 for (const wrong of ["error", "unhandledrejection"]) {
   addEventListener(wrong, () => showMessage("An error occurred on this page. Reloading it may help.", "bad"));
 }

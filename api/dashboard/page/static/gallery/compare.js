@@ -5,6 +5,7 @@ import { h, render } from "../base/dom.js";
 import { number, plural, sentence } from "../base/format.js";
 import * as load from "../base/load.js";
 import { artifactOf, button, titleOf } from "../base/parts.js";
+import { star } from "./marks.js";
 
 const holder = document.getElementById("dialogs");
 const MOST = 4;
@@ -61,6 +62,9 @@ export function closeCompare() {
   dialog?.close();
 }
 
+/** Draws the open comparison again, if there is one: what marks its videos has changed. */
+export const drawCompare = () => dialog && draw();
+
 const videos = () => [...dialog.querySelectorAll("video")];
 const fps = () => Math.max(...jobs.map((job) => job.params.fps));
 const length = () => Math.max(...jobs.map((job) => job.params.frames / job.params.fps));
@@ -98,7 +102,13 @@ function draw() {
                 element.muted = true;
               },
             }),
-            h("figcaption", { class: "small" }, h("b", null, `${index + 1} `), h("span", { class: "clamp" }, titleOf(job))),
+            h(
+              "figcaption",
+              { class: "small" },
+              h("b", null, String(index + 1)),
+              h("a", { class: "clamp", href: `#job/${job.id}`, title: "Open this video, to download, share or delete it" }, titleOf(job)),
+              star(job),
+            ),
           ),
         ),
       ),

@@ -36,6 +36,25 @@ export function marks(job) {
   ];
 }
 
+/** Returns the favourite of the job's video as a star alone; null until it is known. */
+export function star(job) {
+  const video = videoOf(job);
+  if (!video) return null;
+  return h(
+    "button",
+    {
+      key: "star",
+      type: "button",
+      class: "button quiet steer star-mark",
+      "aria-pressed": String(video.favourite),
+      "aria-label": `Favourite: ${video.prompt.slice(0, 80)}`,
+      title: video.favourite ? "Favourite: kept until you delete it" : "Make it a favourite",
+      on: { click: () => toggleFavourite(video) },
+    },
+    h("span", { "aria-hidden": "true" }, video.favourite ? "★" : "☆"),
+  );
+}
+
 /** Returns the collections that the job's video is in, each with a button that takes it out; null if there are none. */
 export function memberships(job) {
   const video = videoOf(job);

@@ -16,7 +16,8 @@ def queue_order(queue: Queue, ends: Mapping[str, float] = _NONE) -> list[str]:
 
     Dispatched jobs are first, then jobs that can start, by rank, fairness and age, then jobs that cannot start yet:
     those in their back-off and those that wait for a model. `ends`: when running jobs leave their devices, by id, where
-    that is known. A dispatched job starts when its device is free, so those of equal rank are in the order of that.
+    that is known. A dispatched job starts when its device is free, so they are in the order of that: a more urgent one
+    that would gain clearly by another device is sent there. What was moved to the front stays first.
     """
     dispatched = [job for job in queue.waiting if job.dispatched_to is not None]
     rest = [job for job in queue.waiting if job.dispatched_to is None]
@@ -35,19 +36,18 @@ def _as_they_start(dispatched: Sequence[Waiting], queue: Queue, ends: Mapping[st
     if not ends or len(dispatched) > _FEW:
         return list(dispatched)
     busy = {job.device_key: job.job_id for job in queue.busy}
-    found: list[tuple[int, float | None, Waiting]] = []
+    found: list[tuple[float | None, Waiting]] = []
     for job in dispatched:
-        rank = rank_of(job, queue.now)
         running = busy.get(job.dispatched_to or "")
         at = queue.now if running is None else ends.get(running)
         place = len(found)
         while place and at is not None:
-            its_rank, before, _ = found[place - 1]
-            if its_rank != rank or before is None or before - at <= _CLEARLY_SECONDS:
+            before, other = found[place - 1]
+            if other.front_at is not None or before is None or before - at <= _CLEARLY_SECONDS:
                 break
             place -= 1
-        found.insert(place, (rank, at, job))
-    return [job for *_, job in found]
+        found.insert(place, (at, job))
+    return [job for _, job in found]
 
 
 def in_order(jobs: Iterable[Waiting], served: Iterable[Busy | Waiting], now: float) -> list[Waiting]:

@@ -94,6 +94,7 @@ class _Simulation:
         heapify(self._later)
         self._found: dict[str, Expected] = {}
         self._ready: dict[str, Waiting] = {}
+        self._sent: dict[str, Waiting] = {}  # by the device to which they were dispatched
         self._lines: dict[tuple[Hashable, str], list[tuple[int, Waiting]]] = {}
         self._ranks: dict[str, int] = {}
         self._kinds = {key: shape(place.device) for key, place in self._places.items()}
@@ -114,6 +115,9 @@ class _Simulation:
                 self._ends[busy.owner].append(self._places[busy.device_key].free_at)
         sent = [job for job in self._given.ready if job.dispatched_to in self._places]
         for job in sorted(sent, key=lambda job: job.dispatched_at or 0.0):
+            if job.devices == 1:
+                self._sent[job.dispatched_to or ""] = job
+                continue
             team = [key for key in (job.dispatched_to or "", *job.members.split()) if key in self._places]
             self._start(job, team, max(self._places[key].free_at for key in team))
         self._ready = {job.job_id: job for job in self._given.ready if job.job_id not in self._found}
@@ -141,7 +145,9 @@ class _Simulation:
         self._admit(at)
         if at - self._ordered_at >= _ORDER_SECONDS and self._orders < _ORDERS:
             self._order(at)
-        job = self._chosen(self._places[key], at)
+        job = self._sent.pop(key, None)
+        if job is None or job.job_id not in self._ready:  # another device was free before, and has taken it
+            job = self._chosen(self._places[key], at)
         if job is None:
             heappop(self._free)
             self._idle[key] = None
@@ -193,6 +199,9 @@ class _Simulation:
         """Return the job that the device takes, much as placement chooses it."""
         while self._steps < _STEPS:
             self._steps += 1
+            for line in self._lines.values():
+                while line and line[-1][1].job_id not in self._ready:
+                    line.pop()
             lines = [line for key, line in self._lines.items() if line and self._may_run(key, line, place.device)]
             if not lines:
                 return None

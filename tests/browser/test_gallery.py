@@ -169,8 +169,8 @@ def test_favourites_and_collections_by_mouse_and_key(opened: Callable[..., Page]
     page.get_by_role("button", name="★ Favourites").click()
     expect(page.locator(".cell")).to_have_count(2)
     page.get_by_label("Select: another Boat on a lake").check()
-    page.get_by_label("Add to a collection").select_option("new")
-    page.get_by_role("dialog").get_by_label("Name").fill("boats")
+    page.get_by_role("button", name="Add to collection…").click()
+    page.get_by_role("dialog").get_by_label("Name").fill("boats")  # there is none to choose from
     page.get_by_role("dialog").get_by_role("button", name="Create").click()
     expect(page.locator("#toasts")).to_contain_text("1 video added to “boats”")
     page.get_by_role("link", name="Gallery").click()
@@ -294,19 +294,27 @@ def test_a_dialog_marks_its_video_and_a_new_collection_is_shown(opened: Callable
     expect(star).not_to_have_attribute("aria-pressed", str(was))
     star.click()
     expect(star).to_have_attribute("aria-pressed", str(was))
-    dialog.get_by_label("Add to a collection").select_option("new")
+    add = dialog.get_by_role("button", name="Add to collection…")
+    add.click()
     asked = page.get_by_role("dialog", name="New collection")
     asked.get_by_label("Name").fill("from a dialog")
     asked.get_by_role("button", name="Create").click()
     expect(page.locator("#toasts")).to_contain_text("Added to “from a dialog”")
     listed = dialog.get_by_role("list", name="Collections")
     expect(listed.get_by_role("listitem")).to_have_text(["from a dialog✕"])
-    choices = dialog.get_by_label("Add to a collection")
-    expect(choices.locator("option")).to_have_text(["Add to collection…", "New collection…"])
+    add.click()  # that one is left out, so there is none to choose from
+    expect(asked).to_be_visible()
+    page.keyboard.press("Escape")
     listed.get_by_role("button", name="Take out of from a dialog").click()
     expect(listed).to_have_count(0)
-    expect(choices).to_be_focused()
-    choices.select_option(label="from a dialog (0)")
+    expect(add).to_be_focused()
+    page.keyboard.press("Enter")
+    choices = page.get_by_role("dialog", name="Add to a collection")
+    expect(choices.get_by_role("listitem")).to_have_text(["from a dialog (0)", "New collection…"])
+    page.keyboard.press("Escape")
+    expect(add).to_be_focused()
+    add.click()
+    choices.get_by_role("button", name="from a dialog").click()
     page.reload()  # the membership comes from the server
     expect(listed.get_by_role("listitem")).to_have_text(["from a dialog✕"])
     listed.get_by_role("link", name="from a dialog").click()
@@ -323,6 +331,53 @@ def test_a_dialog_marks_its_video_and_a_new_collection_is_shown(opened: Callable
     expect(page.locator("#gallery .empty")).to_contain_text("No video matches.")
     for one in site.get("/api/v1/collections")["data"]:
         site.web.http.delete(f"/api/v1/collections/{one['id']}")
+
+
+@pytest.mark.parametrize("width", [1400, 1024, 390])
+def test_what_the_focus_reaches_outside_of_the_list_does_not_scroll_it(
+    opened: Callable[..., Page], site: Site, width: int
+) -> None:
+    page = opened(viewport={"width": width, "height": 844})
+    page.locator(".pick").first.check()
+    for bar, places in (("#gallery .selection-bar", "#gallery"), (".make-bar", "#new")):
+        if places == "#new":
+            page.goto(f"{site.url}/#new")
+        expect(page.locator(bar)).to_be_visible()
+        page.evaluate("scrollTo(0, 200)")
+        page.wait_for_function("() => scrollY > 100")
+        before = page.evaluate("scrollY")
+        controls = page.locator(f".top :is(a, button), .side :is(a, summary), {bar} :is(a, button, summary)")
+        assert controls.count() > 10
+        for control in controls.all():
+            if control.is_visible() and control.is_enabled():
+                control.focus()
+                assert page.evaluate("scrollY") == before, control.inner_text()
+
+
+def test_new_videos_keep_the_place_of_what_is_pointed_at_and_are_offered_where_they_belong(
+    opened: Callable[..., Page], site: Site
+) -> None:
+    page = opened()
+    first = page.locator(".cell").first
+    first.hover()
+    before = first.bounding_box()
+    made = stored(site.database, ["made while somebody looks"], artifacts=[])[0]
+    page.get_by_role("button", name="Refresh").dispatch_event("click")
+    offered = page.get_by_role("button", name="Show new videos")
+    expect(offered).to_be_visible()
+    assert first.bounding_box() == before
+    offered.click()
+    expect(first).to_contain_text("made while somebody looks")
+    expect(offered).to_have_count(0)
+    page.goto(f"{site.url}/#gallery?q=boat")
+    expect(page.locator(".cell")).to_have_count(2)
+    page.locator(".pick").first.check()
+    other = stored(site.database, ["another one, which does not match"], artifacts=[])[0]
+    page.get_by_role("button", name="Refresh").click()
+    expect(page.locator("#toasts")).to_contain_text("Refreshed.")
+    expect(offered).to_have_count(0)
+    for job in (made, other):
+        site.web.http.delete(f"/api/v1/jobs/{job}")
 
 
 def test_videos_are_compared_in_step(opened: Callable[..., Page], site: Site) -> None:

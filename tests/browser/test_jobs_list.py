@@ -631,7 +631,7 @@ def test_actions_that_fit_no_selected_job_are_disabled(open_page: Open, stack: S
     chosen = page.get_by_role("group", name="Selected jobs")
     for name in ("Cancel", "Retry", "Move to the front"):
         expect(chosen.get_by_role("button", name=name, exact=True)).to_be_disabled()
-    expect(chosen.get_by_label("Priority")).to_be_disabled()
+    expect(chosen.get_by_role("button", name="Priority…")).to_be_disabled()
     expect(chosen.get_by_role("button", name="Delete")).to_be_enabled()
 
 
@@ -763,7 +763,7 @@ def test_a_video_has_the_same_actions_from_the_list_as_from_the_gallery(open_pag
         page.locator(f"#{view} [data-job='{job}'] a").first.click()
         dialog = page.get_by_role("dialog", name="marked from the list")
         expect(dialog.get_by_role("button", name="Favourite")).to_be_visible()
-        expect(dialog.get_by_label("Add to a collection")).to_be_visible()
+        expect(dialog.get_by_role("button", name="Add to collection…")).to_be_visible()
         actions.append(dialog.get_by_role("group", name="Actions").inner_text())
     assert actions[0] == actions[1]
     star = dialog.get_by_role("button", name="Favourite")

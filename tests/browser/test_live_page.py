@@ -293,7 +293,7 @@ def test_all_jobs_that_match_are_cancelled_and_a_batch_is_shown(open_page: Open,
     expect(shown).to_contain_text("cancelled", timeout=30_000)
     menu.get_by_text("Act on all that match").click()
     expect(menu.get_by_role("button", name="Cancel all")).to_be_disabled()
-    expect(menu.get_by_label("Priority of all")).to_be_disabled()
+    expect(menu.get_by_role("button", name="Priority of all…")).to_be_disabled()
     expect(menu.get_by_role("button", name="Retry all")).to_have_text("Retry all3")
     menu.get_by_role("button", name="Delete all").click()
     page.get_by_role("dialog", name="Delete 3 jobs?").get_by_role("button", name="Delete").click()

@@ -837,6 +837,39 @@ def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open,
     assert first["x"] + first["width"] <= second["x"]
 
 
+def test_pictures_survive_a_reload_and_what_would_be_cut_off_is_said(open_page: Open, stack: Stack) -> None:
+    page = open_page("#new")
+    choose_model(page, "I2V-A14B")
+    first, last = (page.get_by_label(name, exact=True) for name in ("Image", "Last image (optional)"))
+    first.set_input_files({"name": "first.png", "mimeType": "image/png", "buffer": png(160, 80)})
+    last.set_input_files({"name": "last.png", "mimeType": "image/png", "buffer": png(160, 80)})
+    expect(page.locator(".picture").last).to_contain_text("last.png")
+    page.reload()
+    expect(page.locator(".picture").first).to_contain_text("first.png")
+    expect(page.locator(".picture").last).to_contain_text("last.png")
+    page.locator(".picture").last.get_by_role("button", name="Remove").click()
+    page.reload()
+    expect(page.locator(".picture").first).to_contain_text("first.png")
+    expect(page.locator(".picture img")).to_have_count(1)
+    page.get_by_role("radio", name="256 by 256, square").check()
+    form = page.get_by_role("form", name="New video")
+    expect(form).to_contain_text(re.compile(r"At 256.256, 50\s% of the picture is cut off\."))
+    page.get_by_role("button", name="Keep its shape").click()
+    fit = page.get_by_label("Picture and size")
+    expect(fit).to_have_value("auto")
+    expect(fit).to_be_focused()
+    expect(form).not_to_contain_text("cut off.")
+    assert "first.png" in (page.locator(".picture").first.text_content() or "")
+
+
+def test_the_summary_follows_a_length_that_is_out_of_range_and_was_typed_for_this_model(open_page: Open) -> None:
+    page = open_page("#new")
+    choose_model(page, "I2V-A14B")
+    choose_model(page, "T2V-A14B")
+    page.get_by_label("Frames", exact=True).fill("400")
+    expect(page.locator("#chosen")).to_contain_text(re.compile(r"· [2-9]\d(\.\d)? s ·"))
+
+
 def test_the_last_image_and_its_fit_are_offered_where_the_model_takes_them(open_page: Open, stack: Stack) -> None:
     page = open_page("#new")
     first, last = (page.get_by_label(name, exact=True) for name in ("Image", "Last image (optional)"))

@@ -403,7 +403,7 @@ def test_the_queue_is_ordered_by_dispatched_jobs_rank_turn_age_and_jobs_that_can
     assert order == ["dispatched", "urgent", "mine-1", "mine-2", "old", "held-back", "no-model"]
 
 
-def test_dispatched_jobs_of_equal_rank_are_in_the_order_in_which_their_devices_are_free() -> None:
+def test_dispatched_jobs_are_in_the_order_in_which_their_devices_are_free() -> None:
     waiting = [
         job(name, "a", float(n), dispatched_to=f"n/{n}", dispatched_at=5.0) for n, name in enumerate(("x", "y", "z"))
     ]
@@ -415,7 +415,9 @@ def test_dispatched_jobs_of_equal_rank_are_in_the_order_in_which_their_devices_a
     assert queue_order(queue, {"r0": 50.0, "r2": 20.0}) == ["x", "y", "z", "later"], "nothing is known of the second"
     assert queue_order(replace(queue, busy=busy[:2]), {"r0": 50.0, "r1": 60.0}) == ["z", "x", "y", "later"]
     urgent = replace(queue, waiting=(waiting[0]._replace(priority=1), *waiting[1:]))
-    assert queue_order(urgent, {"r0": 50.0, "r1": 40.0, "r2": 20.0}) == ["x", "z", "y"]
+    assert queue_order(urgent, {"r0": 50.0, "r1": 40.0, "r2": 20.0}) == ["z", "y", "x"], "whatever their ranks"
+    front = replace(queue, waiting=(waiting[0]._replace(front_at=9.0), *waiting[1:]))
+    assert queue_order(front, {"r0": 50.0, "r1": 40.0, "r2": 20.0}) == ["x", "z", "y"], "the first one stays first"
 
 
 def test_the_order_of_thousands_is_found_in_no_time() -> None:

@@ -96,9 +96,14 @@ def test_a_window_that_closes_meanwhile_holds_the_rest() -> None:
     assert starts(found) == {"x": 0.0, "y": 10.0, "z": 86_400.0}
 
 
-def test_a_dispatched_job_starts_where_it_was_sent() -> None:
+def test_a_dispatched_job_starts_where_it_was_sent_unless_another_device_is_free_before() -> None:
     sent = job("x", "a", 1.0, dispatched_to="n/1", dispatched_at=1.0)
-    assert starts(play([sent, job("y", "a", 0.0)], 2, free_at=(5.0, 50.0))) == {"x": 50.0, "y": 5.0}
+    older = job("y", "a", 0.0)
+    assert starts(play([sent, older], 2, free_at=(50.0, 5.0))) == {"x": 5.0, "y": 15.0}
+    assert starts(play([sent, older], 2, free_at=(5.0, 10.0))) == {"x": 10.0, "y": 5.0}
+    assert starts(play([sent, older], 2, free_at=(5.0, 50.0))) == {"x": 15.0, "y": 5.0}, "it is moved"
+    other = job("z", "a", 2.0)
+    assert starts(play([sent, other], 2, free_at=(5.0, 50.0))) == {"x": 5.0, "z": 15.0}, "they are exchanged"
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -130,16 +130,10 @@ addEventListener("scroll", liftToasts, { passive: true });
  * `whole`. `kind`: of the button that confirms. `typed`: a word that has to be typed before.
  */
 export function confirm({ title, text, lines = [], whole = false, yes, no = "Cancel", kind = "danger", typed }) {
-  const dialog = document.createElement("dialog");
-  dialog.className = "dialog small";
-  dialog.setAttribute("aria-labelledby", "confirm-title");
-  holder.append(dialog);
-  render(
-    dialog,
-    h(
-      "form",
-      { method: "dialog" },
-      h("h2", { id: "confirm-title" }, title),
+  return ask(
+    title,
+    no,
+    [
       text ? h("p", null, text) : null,
       lines.length
         ? h(
@@ -156,19 +150,30 @@ export function confirm({ title, text, lines = [], whole = false, yes, no = "Can
             h("input", { required: true, pattern: ` *${typed} *`, title: typed, autocomplete: "off", autocapitalize: "none", spellcheck: "false" }),
           )
         : null,
-      h(
-        "div",
-        { class: "row end" },
-        h("button", { type: "button", class: "button", autofocus: true, on: { click: () => dialog.close() } }, no),
-        h("button", { value: "yes", class: `button ${kind}` }, yes),
-      ),
-    ),
-  );
+    ],
+    h("button", { value: "yes", class: `button ${kind}` }, yes),
+  ).then((answer) => answer === "yes");
+}
+
+/** Asks for one of `choices` [[value, text]]. Resolves to its value, or to "" if none was chosen. */
+export function choose(title, choices) {
+  const each = ([value, text], place) => h("li", { key: value }, h("button", { value, class: "button", autofocus: place === 0 }, text));
+  return ask(title, "Cancel", h("ul", { class: "answers" }, choices.map(each)));
+}
+
+/** Asks in a dialog with this content, between its title and its buttons. Resolves to the value of the button that closed it. */
+function ask(title, no, content, yes = null) {
+  const dialog = document.createElement("dialog");
+  dialog.className = "dialog small";
+  dialog.setAttribute("aria-labelledby", "asked-title");
+  holder.append(dialog);
+  const leave = h("button", { type: "button", class: "button", autofocus: yes !== null, on: { click: () => dialog.close() } }, no);
+  render(dialog, h("form", { method: "dialog" }, h("h2", { id: "asked-title" }, title), content, h("div", { class: "row end" }, leave, yes)));
   openModal(dialog);
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();
-      resolve(dialog.returnValue === "yes");
+      resolve(dialog.returnValue);
     });
   });
 }

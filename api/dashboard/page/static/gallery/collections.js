@@ -1,7 +1,7 @@
 // Collections of the gallery: choosing one as a filter, and creating, renaming, deleting and filling them.
 
 import { Problem, Unreachable, call, get, post, remove } from "../base/api.js";
-import { attempt, confirm, openModal, showMessage } from "../base/dialogs.js";
+import { attempt, choose, confirm, openModal, showMessage } from "../base/dialogs.js";
 import { h, render } from "../base/dom.js";
 import { plural } from "../base/format.js";
 import { button, select } from "../base/parts.js";
@@ -57,31 +57,15 @@ export function collectionTools(chosen, version, goTo) {
 /** Returns the collections of these ids, by name. */
 export const named = (ids) => collections.filter(({ id }) => ids.includes(id));
 
-/** Returns a select that adds videos to a collection, also a new one. `add` receives its id. `isIn`: ids of those that have them. */
+/** Returns a button that adds videos to a collection, also a new one. `add` receives its id. `isIn`: ids of those that have them. */
 export function addTo(add, isIn = []) {
-  return h(
-    "label",
-    { class: "field inline steer", key: "add" },
-    h("span", { class: "hidden" }, "Add to a collection"),
-    h(
-      "select",
-      {
-        name: "add-to",
-        value: "",
-        on: {
-          change: async (event) => {
-            const wanted = event.target.value;
-            event.target.value = "";
-            const id = wanted === NEW ? await create() : wanted;
-            if (id) await add(id);
-          },
-        },
-      },
-      h("option", { key: "", value: "" }, "Add to collection…"),
-      collections.filter(({ id }) => !isIn.includes(id)).map((one) => h("option", { key: one.id, value: one.id }, counted(one))),
-      h("option", { key: NEW, value: NEW }, "New collection…"),
-    ),
-  );
+  const act = async () => {
+    const others = collections.filter(({ id }) => !isIn.includes(id));
+    const wanted = others.length ? await choose("Add to a collection", [...others.map((one) => [one.id, counted(one)]), [NEW, "New collection…"]]) : NEW;
+    const id = wanted === NEW ? await create() : wanted;
+    if (id) await add(id);
+  };
+  return button("Add to collection…", act, { key: "add", kind: "steer add-to" });
 }
 
 export const takeOut = (id, ids) => call("PATCH", `/api/v1/collections/${id}`, { body: { remove: ids } });

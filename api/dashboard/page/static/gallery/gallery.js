@@ -115,13 +115,13 @@ async function loadChoices() {
 /** Loads the newest videos again, unless that would move what somebody looks at. */
 async function refresh() {
   if (!own.query) return;
-  if (own.total === null || (scrollY < 100 && !own.selected.size && !document.activeElement?.closest(".cell"))) {
+  if (own.total === null || (scrollY < 100 && !own.selected.size && !document.querySelector(".cells:hover, .cells :focus"))) {
     const [error] = await Promise.all([loadFirst(), loadChoices()]);
     if (error) throw error;
     return;
   }
-  const { as_of } = await get("/api/v1/gallery", { ...filters(), limit: 1 });
-  own.newer = as_of !== own.as_of;
+  const [newest] = (await get("/api/v1/gallery", { ...filters(), limit: 1 })).data;
+  own.newer = Boolean(newest) && !video(newest.id);
   changed();
 }
 
@@ -172,9 +172,13 @@ export function gallery() {
     h("p", { class: "small muted", key: "kept" }, "Favourites and videos in collections are kept until you delete them."),
     own.isRefused && state.notes.gallery ? refused() : problem("gallery", "videos", false, reload),
     choicesProblem(),
-    own.newer ? h("p", { key: "newer" }, button("Show new videos", reload)) : null,
     own.query.collection && !own.isRefused ? h("h2", { key: "collection", class: "clamp" }, nameOf(own.query.collection)) : null,
-    own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
+    own.total === 0 && !own.newer ? null : h(
+      "div",
+      { key: "count", class: "row gallery-count" },
+      own.total === 0 ? null : h("p", { key: "count", role: "status", class: "muted" }, summary()),
+      own.newer ? button("Show new videos", reload, { key: "newer", kind: "quiet outlined" }) : null,
+    ),
     own.total === 0 && !state.notes.gallery ? nothing() : null,
     own.total ? grid() : null,
     own.more && own.total ? h("p", { key: "full", class: "note" }, `These are the newest ${number(own.total)}. Choose an end date to see older ones.`) : null,

@@ -84,7 +84,7 @@ async function leave(video, { id }, from) {
     await takeOut(id, [video.id]);
     video.collections = video.collections.filter((one) => one !== id);
     await loadCollections();
-    afterDrawing(() => dialog.querySelector("[name=add-to]")?.focus()); // the focused button is gone
+    afterDrawing(() => dialog.querySelector(".add-to")?.focus()); // the focused button is gone
   }, "Taken out of the collection", { not: "Not taken out of the collection" });
 }
 

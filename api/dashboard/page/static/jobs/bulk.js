@@ -1,11 +1,11 @@
 // Actions on all jobs that match the filters of the list. The server counts first how many of them would change.
 
 import { newKey, post } from "../base/api.js";
-import { attempt, confirm, showMessage } from "../base/dialogs.js";
+import { attempt, choose, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { number, plural, words } from "../base/format.js";
 import * as load from "../base/load.js";
-import { button, note, select } from "../base/parts.js";
+import { button, note } from "../base/parts.js";
 import { changed, state } from "../base/state.js";
 import { deletion } from "../job/actions.js";
 import { asked } from "../base/list_address.js";
@@ -36,17 +36,15 @@ export function actions(isOpen) {
   return [
     note(own.problem && `The jobs could not be counted: ${own.problem}`, "bad"),
     ["cancel", "retry"].map(action),
-    select("Priority of all", "bulk-priority", [["", "–"], ...PRIORITIES], {
-      key: "priority",
-      disabled: own.fit.cancel === 0, // what can be moved in the queue could be cancelled too
-      change: (event) => {
-        const priority = event.target.value;
-        event.target.value = "";
-        if (priority) start("set_priority", priority);
-      },
-    }),
+    // What can be moved in the queue could be cancelled too.
+    button("Priority of all…", choosePriority, { key: "priority", kind: "steer", disabled: own.fit.cancel === 0 && "No job that matches waits in the queue" }),
     action("delete"),
   ];
+}
+
+async function choosePriority() {
+  const priority = await choose("Priority of all that match", PRIORITIES.map((one) => [one, one]));
+  if (priority) start("set_priority", priority);
 }
 
 function action(name) {

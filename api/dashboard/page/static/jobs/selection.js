@@ -1,10 +1,10 @@
 // The selected jobs of the list, and what can be done with them together.
 
 import { newKey, patch, post, remove } from "../base/api.js";
-import { attempt, confirm, showMessage } from "../base/dialogs.js";
+import { attempt, choose, confirm, showMessage } from "../base/dialogs.js";
 import { plural } from "../base/format.js";
 import * as load from "../base/load.js";
-import { button, select, titleOf } from "../base/parts.js";
+import { button, titleOf } from "../base/parts.js";
 import { selectionBar } from "../base/selection_bar.js";
 import { changed, hasEnded, mergeJobs, removeJob, state } from "../base/state.js";
 import { deletion, noteCancel, sendCancel } from "../job/actions.js";
@@ -100,18 +100,19 @@ export function selectedActions() {
     more: [
       act("retry", "Retry"),
       document.body.dataset.scopes.includes("admin") ? act("front", "Move to the front") : null,
-      select("Priority", "selected-priority", [["", "–"], ...PRIORITIES], {
+      button("Priority…", () => choosePriority(able), {
         key: "priority",
-        disabled: !able("priority").length,
-        change: (event) => {
-          const priority = event.target.value;
-          event.target.value = "";
-          if (priority) start("priority", able("priority"), priority);
-        },
+        kind: "steer",
+        disabled: !able("priority").length && "None of the selected jobs waits in the queue",
       }),
     ],
     remove: act("delete", "Delete", "danger"),
   });
+}
+
+async function choosePriority(able) {
+  const priority = await choose(`Priority of ${plural(able("priority").length, "job")}`, PRIORITIES.map((one) => [one, one]));
+  if (priority) start("priority", able("priority"), priority);
 }
 
 async function start(name, jobs, value) {

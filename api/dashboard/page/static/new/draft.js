@@ -2,6 +2,7 @@
 
 import { changed, state } from "../base/state.js";
 import * as stored from "./stored.js";
+import { keep } from "./stored_pictures.js";
 
 const NUMBERS = new Set([
   "frames",
@@ -28,9 +29,11 @@ export const draft = {
   settled: null, // the prompt that was sent or copied last: another one is the user's own work
   round: 0, // increases when the fields are reset
   loras: [], // numbers of the LoRA rows
-  image: null, // the picture that it starts from: {file, url, text}; text: what is known of it
+  image: null, // the picture that it starts from: {file, url, text, width, height}; text: what is known of it
   last_image: null, // the one that it ends with
+  pictures: 0, // how often one was set
   errors: {}, // messages by field
+  carried: new Set(), // fields whose values were entered for another model
   isLengthTyped: false, // whether the length was changed last: else it follows the number of frames
   refused: null, // why it was not created, as far as no field of the form says it: {message, again: whether to try it again}
   failure: null, // why the job failed whose settings were copied: {message, loras: the names of those that it blames}
@@ -72,6 +75,7 @@ export function edited() {
 /** Notes an entered value. Kept in the browser once typing pauses. */
 export function enter(name, value) {
   draft.filled[name] = value;
+  draft.carried.delete(name);
   saveSoon();
 }
 
@@ -95,15 +99,17 @@ export function valueOf(entry, name) {
   const otherwise = entry.defaults[name];
   if (given === undefined || given === null || given === "" || entry.fixed.includes(name)) return otherwise;
   const within = { frames: entry.frames, steps: entry.steps }[name];
-  if (within && !(Number(given) >= within[0] && Number(given) <= within[1]) && draft.changedModel) return otherwise;
+  if (within && !(Number(given) >= within[0] && Number(given) <= within[1]) && draft.carried.has(name)) return otherwise;
   const among = { resolution: entry.resolutions, fps: entry.fps.map(String), quantization: entry.quantizations, output_format: entry.output_formats }[name];
   return among && !among.includes(String(given)) ? otherwise : given;
 }
 
-/** Sets a picture, `image` or `last_image`; null removes it. */
-export function setPicture(name, file, text = null) {
+/** Sets a picture, `image` or `last_image`, {file, text, width, height}; null removes it. */
+export function setPicture(name, given) {
   if (draft[name]) URL.revokeObjectURL(draft[name].url);
-  draft[name] = file && { file, url: URL.createObjectURL(file), text };
+  draft[name] = given && { ...given, url: URL.createObjectURL(given.file) };
+  draft.pictures += 1;
+  keep(name, given?.file ?? null);
   edited();
   delete draft.errors[name];
   changed();

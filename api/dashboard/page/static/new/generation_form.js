@@ -80,7 +80,7 @@ function follow(event, entry, fps) {
 
 export function chooseModel(modelId) {
   draft.model_id = modelId;
-  draft.changedModel = true;
+  draft.carried = new Set(["frames", "steps"]);
   draft.errors = {};
   edited();
   saveSoon();

@@ -11,7 +11,7 @@ import { chosen, draft, fieldNames, formOf, requestBody, resetFields, restore, s
 import { estimateBar } from "./estimate.js";
 import { outsideOf } from "./form_fields.js";
 import { fields, fieldChanged } from "./generation_form.js";
-import { listen, takeFrom } from "./picture.js";
+import { listen, restorePictures, takeFrom } from "./picture.js";
 import { latest, noteSubmitted, results } from "./recent.js";
 import { newSeed, noteFailure, offer, setAside } from "./reusing.js";
 import * as stored from "./stored.js";
@@ -53,6 +53,7 @@ export function newJob() {
 function begin() {
   begun = true;
   restore();
+  restorePictures();
   listen();
   if (stored.aside()) offer("A draft was set aside for the settings of a job.", []);
 }

@@ -3,14 +3,18 @@
 
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { bytes } from "../base/format.js";
-import { changed, state } from "../base/state.js";
-import { chosen, draft, picturesOf, setPicture } from "./draft.js";
+import { bytes, fraction } from "../base/format.js";
+import { button } from "../base/parts.js";
+import { afterDrawing, changed, state } from "../base/state.js";
+import { chosen, draft, picturesOf, resetFields, save, setPicture, valueOf } from "./draft.js";
 import { choice, optional, problem, wrong } from "./form_fields.js";
+import { read } from "./stored_pictures.js";
 
+const NAMES = ["image", "last_image"];
 const TYPES = ["image/png", "image/jpeg", "image/webp"];
 const MAX_MB = 20;
 const MAX_MEGAPIXELS = 50;
+const LOST = 0.05; // of the picture; less cut off is no news
 const SMALL = 64; // pixels; below, hardly anything can be seen
 
 const FITS = { cover: "fill the size, cut off the rest", contain: "show all of it, with an edge", auto: "size in the shape of the picture" };
@@ -21,9 +25,34 @@ export function pictures(entry) {
     picture("image", entry.image === "optional" ? optional("Image") : "Image", "Choose a file, or drop or paste it anywhere on this page."),
     entry.last_image && draft.image ? picture("last_image", optional("Last image"), "The picture with which the video ends.") : null,
     picturesOf(entry).length
-      ? choice("fit", "Picture and size", Object.keys(FITS), draft.filled.fit ?? "cover", FITS, "How a picture of another shape meets the size of the video.")
+      ? choice("fit", "Picture and size", Object.keys(FITS), draft.filled.fit ?? "cover", FITS, loss(entry) ?? "How a picture of another shape meets the size of the video.")
       : null,
   ];
+}
+
+/** Says how much of the picture is cut off, with a way to keep it; null: hardly anything is. */
+function loss(entry) {
+  const { width, height } = draft.image ?? {};
+  const size = String(valueOf(entry, "resolution"));
+  const [wide, high] = size.split("x").map(Number);
+  const ratio = width / height / (wide / high);
+  const lost = 1 - Math.min(ratio, 1 / ratio);
+  if ((draft.filled.fit ?? "cover") !== "cover" || !(lost >= LOST)) return null;
+  return [`At ${size.replace("x", "×")}, ${fraction(lost)} of the picture is cut off. `, button("Keep its shape", keepShape, { kind: "tiny" })];
+}
+
+function keepShape() {
+  resetFields(chosen().model_id, { ...draft.filled, fit: "auto" });
+  save();
+  afterDrawing(() => document.getElementById("f-fit")?.focus());
+}
+
+/** Takes up the pictures of an earlier visit. */
+export async function restorePictures() {
+  const { pictures: before } = draft;
+  const found = await Promise.all(NAMES.map(read));
+  if (draft.pictures !== before) return; // others were chosen meanwhile
+  await Promise.all(NAMES.map((name, place) => take(found[place], name)));
 }
 
 function picture(name, label, hint) {
@@ -63,7 +92,8 @@ export async function take(file, name = "image") {
     changed();
     return;
   }
-  setPicture(name, file, `${file.name || "picture"}: ${refused.width} × ${refused.height}, ${bytes(file.size)}${refused.hint ?? ""}`);
+  const { width, height, hint } = refused;
+  setPicture(name, { file, width, height, text: `${file.name || "picture"}: ${width} × ${height}, ${bytes(file.size)}${hint}` });
 }
 
 async function wrongWith(file) {

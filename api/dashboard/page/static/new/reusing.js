@@ -185,7 +185,7 @@ function takeBack() {
   const given = pictures;
   forget();
   resetFields(model_id, filled);
-  for (const name of PICTURES) setPicture(name, given[name]?.file ?? null, given[name]?.text);
+  for (const name of PICTURES) setPicture(name, given[name] ?? null);
   save();
   location.hash = "new"; // the address no longer names the job
 }

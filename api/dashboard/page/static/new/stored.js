@@ -1,5 +1,5 @@
 // What the browser keeps for the form, in its own storage: the draft, one that was set aside, past prompts, and presets by
-// name. Nothing of it is sent to the server until a video is created. Pictures are not kept.
+// name. Nothing of it is sent to the server until a video is created. Pictures are kept in `stored_pictures.js`.
 
 const KEYS = { draft: "wanworks.draft", aside: "wanworks.aside", prompts: "wanworks.prompts", presets: "wanworks.presets", submitted: "wanworks.submitted" };
 const PROMPTS = 50;

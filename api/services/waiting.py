@@ -81,31 +81,35 @@ def lacks_fp8(devices: int) -> str:
 
 def _for_a_node(job: Job, seen: Seen) -> WaitingFor:
     if job.target_node not in seen.io_nodes:
-        return WaitingFor(reason="device", detail=f"Node {job.target_node} is offline or drained.")
+        return WaitingFor(reason="device", detail=f"Node {job.target_node} is offline or drained.", open_devices=0)
     return WaitingFor(reason="limit", detail=f"Node {job.target_node} runs as many jobs of this type as it may.")
 
 
 def _for_a_device(job: Job, seen: Seen) -> WaitingFor:
     if not seen.devices:
-        return WaitingFor(reason="device", detail="No device is registered.")
+        return WaitingFor(reason="device", detail="No device is registered.", open_devices=0)
     if job.mock or not job.memory_needs:
         fitting = list(seen.devices)
     else:
         needs = Needs.read(job.memory_needs)
         fitting = [one for one in seen.devices if one.fits(needs)]
     if not fitting and not any(Needs.read(job.memory_needs).runs_on(one.capability) for one in seen.devices):
-        return WaitingFor(reason="device", detail=lacks_fp8(len(seen.devices)))
+        return WaitingFor(reason="device", detail=lacks_fp8(len(seen.devices)), open_devices=0)
     if not fitting:
         least = min(Needs.read(job.memory_needs).cuda)
         return WaitingFor(
             reason="memory",
             detail=f"None of the {len(seen.devices)} registered devices has the memory: on a GPU it needs at least "
             f"{least[0] / 1000:.1f} GB, and {least[1] / 1000:.1f} GB of its host.",
+            open_devices=0,
         )
     open_ones = [one for one in fitting if one.open]
     if open_ones:
         these = "The device that fits it is" if len(open_ones) == 1 else f"All {len(open_ones)} devices that fit it are"
-        return WaitingFor(reason="device", detail=f"{these} busy, or about to start it.")
+        detail = f"{these} busy, or about to start it."
+        return WaitingFor(reason="device", detail=detail, open_devices=len(open_ones))
     closed = ", ".join(f"{one.key} ({one.state})" for one in fitting[:_SHOWN])
     more = f" and {len(fitting) - _SHOWN} more" if len(fitting) > _SHOWN else ""
-    return WaitingFor(reason="device", detail=f"The devices that fit it accept no jobs: {closed}{more}.")
+    return WaitingFor(
+        reason="device", detail=f"The devices that fit it accept no jobs: {closed}{more}.", open_devices=0
+    )

@@ -112,6 +112,7 @@ class Forecasts:
         self._durations = MeasuredDurations(database)
         self._lock = threading.Lock()
         self._made = _Made(float("-inf"), 0.0, None, {}, None)
+        self._is_moved = False  # whether the order of the queue has changed since
 
     def of(self, job_ids: Sequence[str], ahead: Mapping[str, int], *, wait: bool = False) -> dict[str, Forecast]:
         """Return the forecasts of queued jobs. `ahead`: how many jobs are before those whose position is known.
@@ -119,8 +120,8 @@ class Forecasts:
         They may be some seconds old. `wait`: for those of jobs that are newer, if that is quick; otherwise these have
         none yet. Raises DatabaseUnavailable, with `wait` alone.
         """
-        if wait and self._made.cost < _QUICK_SECONDS:
-            new = any(job_id not in self._made.jobs for job_id in job_ids)
+        if (wait or self._is_moved) and self._made.cost < _QUICK_SECONDS:
+            new = self._is_moved or any(job_id not in self._made.jobs for job_id in job_ids)
             self._refresh(_KEEP_FOR_NEW_SECONDS if new else _KEEP_SECONDS)
         elif self._is_older(_KEEP_SECONDS) and not self._lock.locked():
             threading.Thread(target=self._refresh_quietly, name="forecasts", daemon=True).start()
@@ -141,8 +142,9 @@ class Forecasts:
         return [found[job.job_id] for job in jobs]
 
     def expire(self) -> None:
-        """Note that the order of the queue was changed: the next request makes the forecasts again, if cheap."""
+        """Note that the order of the queue has changed: the next request makes the forecasts again, if it is quick."""
         self._made = replace(self._made, at=min(self._made.at, time.monotonic() - _KEEP_SECONDS))
+        self._is_moved = True
 
     def _is_older(self, seconds: float) -> bool:
         return time.monotonic() - self._made.at >= max(seconds, _KEEP_TIMES_COST * self._made.cost)
@@ -152,6 +154,7 @@ class Forecasts:
         with self._lock:
             if not self._is_older(seconds):
                 return
+            self._is_moved = False
             began = time.monotonic()
             facts = gather(self._database, self._silence_seconds, self._progress)
             jobs = forecasts(facts, self._durations)

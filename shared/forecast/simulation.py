@@ -20,6 +20,8 @@ from shared.jobs.dispatch import Busy, Waiting, rank_of
 _DEADLINE_FACTOR = 1.75
 # Ranks rise with waiting, so the order is made again after this time, so many times at most.
 _ORDER_SECONDS, _ORDERS = 300.0, 24
+# Two dispatched jobs are exchanged if the more urgent one gains so much (`scheduler/placement/devices.py`).
+_EXCHANGED_SECONDS, _EXCHANGED_SHARE = 5.0, 0.1
 _STEPS = 8_000  # bounds the cost, whatever the queue
 
 
@@ -145,9 +147,7 @@ class _Simulation:
         self._admit(at)
         if at - self._ordered_at >= _ORDER_SECONDS and self._orders < _ORDERS:
             self._order(at)
-        job = self._sent.pop(key, None)
-        if job is None or job.job_id not in self._ready:  # another device was free before, and has taken it
-            job = self._chosen(self._places[key], at)
+        job = self._sent_or_more_urgent(key, at)
         if job is None:
             heappop(self._free)
             self._idle[key] = None
@@ -159,6 +159,24 @@ class _Simulation:
             self._start(job, team, start)
             for member in team:
                 heappush(self._free, (self._places[member].free_at, member))
+
+    def _sent_or_more_urgent(self, key: str, at: float) -> Waiting | None:
+        """Return the job that the device takes: the one that was sent to it, unless a more urgent one is put there."""
+        sent = self._sent.pop(key, None)
+        if sent is not None and sent.job_id not in self._ready:  # another device was free before, and has taken it
+            sent = None
+        if sent is not None and at <= self._given.now:
+            return sent
+        job = self._chosen(self._places[key], at)
+        if sent is None or sent.job_id not in self._ready or job is None:  # it may be blocked
+            return job
+        if self._ranks[job.job_id] >= self._ranks[sent.job_id]:
+            return sent
+        other = next((self._places[key] for key, one in self._sent.items() if one is job), None)
+        if other is None:
+            return job
+        until = other.free_at - _EXCHANGED_SECONDS - _EXCHANGED_SHARE * (other.free_at - self._given.now)
+        return job if at < until else sent
 
     def _wake(self, at: float) -> None:
         """Let the jobs whose time has come join the others, and wake an idle device for each."""

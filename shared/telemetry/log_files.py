@@ -20,10 +20,7 @@ def names(home: Path) -> list[str]:
 
 
 def tail(home: Path, most: int, *, process: str | None = None, containing: str = "") -> list[Line]:
-    """Return the last lines that contain a text, oldest first, of one process or of all. An unknown one has none.
-
-    With a text, Celery's own lines that it received or left a message are left out.
-    """
+    """Return the last lines that contain a text, oldest first, of one process or of all. An unknown one has none."""
     chosen = [name for name in names(home) if process in (None, name)]
     return last((line for name in chosen for line in _lines(home / FOLDER / f"{name}.log", containing)), most)
 
@@ -47,18 +44,13 @@ def _lines(path: Path, containing: str) -> Iterator[Line]:
         entry = _entry(text)
         # A line that a library printed has no time of its own: it belongs to the line before.
         time = str(entry.get("time", time))
-        if containing in text and not (containing and _is_routine(entry)):
+        if containing in text:
             yield {
                 "time": time,
                 "level": str(entry.get("level", "")),
                 "process": path.stem,
                 "message": _message(entry, text)[:_MESSAGE_LENGTH],
             }
-
-
-def _is_routine(entry: Mapping[str, Any]) -> bool:
-    """Return whether Celery logs that it took or left a message, which says nothing about the job in it."""
-    return entry.get("level") == "INFO" and str(entry.get("logger", "")).startswith("celery.")
 
 
 def _entry(text: str) -> Mapping[str, Any]:

@@ -33,6 +33,9 @@ def set_up(settings: Settings, process: str, **about: str | None) -> None:
     children.propagate = False
     for name in ("httpx", "httpx2", "httpcore", "httpcore2"):  # they log complete URLs, including secrets
         logging.getLogger(name).setLevel(logging.WARNING)
+    # That a message came and was left says nothing about the job in it, which logs its own start and end.
+    for name in ("celery.worker.strategy", "celery.app.trace"):
+        logging.getLogger(name).setLevel(logging.DEBUG if root.level <= logging.DEBUG else logging.WARNING)
     logging.captureWarnings(True)
 
 

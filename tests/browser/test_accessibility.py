@@ -66,6 +66,21 @@ def test_no_view_has_a_serious_violation(open_page: Callable[..., Page], finishe
         assert not serious(page), view
 
 
+# Speech control goes by what is seen. Symbols are not spoken, and counts stand beside the words.
+MISNAMED = """() => [...document.querySelectorAll("a[aria-label], button[aria-label], summary[aria-label]")]
+    .filter((one) => one.checkVisibility())
+    .map((one) => [one.innerText, one.ariaLabel].map((text) => text.toLowerCase().replace(/[^a-z0-9 ]/g, "").trim()))
+    .filter(([seen, name]) => seen && !name.includes(seen))"""
+
+
+def test_the_name_of_every_control_contains_what_is_seen_of_it(open_page: Callable[..., Page], finished: str) -> None:
+    page = open_page()
+    for view in (*VIEWS, f"job/{finished}"):
+        page.evaluate(f"location.hash = '{view}'")
+        shown(page, view, finished)
+        assert page.evaluate(MISNAMED) == [], view
+
+
 def test_a_phone_scrolls_no_view_sideways(open_page: Callable[..., Page], finished: str) -> None:
     page = open_page(viewport=PHONE)
     for view in (*VIEWS, f"job/{finished}"):

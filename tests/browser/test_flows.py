@@ -38,7 +38,7 @@ def test_a_flow_is_listed_shown_cancelled_and_retried_by_keyboard(stack: Stack, 
     page.get_by_role("button", name="Cancel the flow").focus()
     page.keyboard.press("Enter")
     expect(view.locator("section > p .badge")).to_have_text("cancelled")
-    view.get_by_role("button", name="Retry: a <b>film</b>").focus()
+    view.get_by_role("button", name="Retry what did not succeed: a <b>film</b>").focus()
     page.keyboard.press("Enter")
     expect(view).to_contain_text("retried once")
     expect(view.locator("section > p .badge")).to_have_text("succeeded", timeout=90_000)

@@ -625,7 +625,7 @@ def test_a_video_returns_with_the_gallery_behind_it(opened: Callable[..., Page],
     opened_last = page.get_by_role("dialog")
     expect(opened_last.get_by_role("heading", level=2)).not_to_have_text(title)
     name = opened_last.get_by_role("heading", level=2).inner_text()
-    opened_last.get_by_role("link", name="Use these settings again").click()
+    opened_last.get_by_role("link", name="Reuse:").click()
     expect(page.locator("#new")).to_be_visible()
     page.go_back()
     for _ in range(2):

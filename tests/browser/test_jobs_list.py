@@ -635,6 +635,33 @@ def test_actions_that_fit_no_selected_job_are_disabled(open_page: Open, stack: S
     expect(chosen.get_by_role("button", name="Delete")).to_be_enabled()
 
 
+@pytest.mark.parametrize("width", [1400, 1024, 390])
+def test_the_priority_of_several_jobs_is_changed_and_undone(
+    open_page: Open, stack: Stack, paused: None, width: int
+) -> None:
+    wanted = {stack.submit(prompt=f"of several {width}", priority=each): each for each in ("low", "normal", "high")}
+    page = open_page("#jobs?status=queued", viewport={"width": width, "height": 900})
+    expect(page.locator("#jobs tbody tr")).to_have_count(len(wanted))
+    if width == 1400:
+        page.get_by_label("Select all jobs on this page").check()
+    else:
+        page.get_by_role("button", name="Select all 3").click()
+        expect(page.get_by_role("button", name="Select none")).to_be_visible()
+    chosen = page.get_by_role("group", name="Selected jobs")
+    if width < 1100:
+        chosen.get_by_text("More").click()
+    chosen.get_by_role("button", name="Priority…").click()
+    asked = page.get_by_role("dialog", name="Priority of 3 jobs")
+    expect(asked.get_by_role("button", name="critical")).to_be_focused()
+    asked.get_by_role("button", name="high").click()
+    expect(page.locator("#toasts")).to_contain_text("Priority high: 2 jobs")
+    assert {stack.job(job)["priority"] for job in wanted} == {"high"}
+    expect(chosen).to_contain_text("3 selected")
+    page.locator("#toasts").get_by_role("button", name="Undo").click()
+    expect(page.locator("#toasts")).to_contain_text("Priority as before: 2 jobs")
+    assert {job: stack.job(job)["priority"] for job in wanted} == wanted
+
+
 def test_a_job_that_begins_and_ends_keeps_the_columns_and_rows(open_page: Open, stack: Stack, paused: None) -> None:
     job = stack.submit(prompt="in its place", **LONG)
     page = open_page("#jobs?order=newest", viewport={"width": 1400, "height": 900})

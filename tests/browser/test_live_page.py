@@ -207,7 +207,7 @@ def test_loras_and_a_webhook_are_sent_and_a_failed_job_is_retried(
     assert (again["retry_of"], again["params"]["loras"]) == (failed, [{"name": "broken", "scale": -0.5}])
     expect(page.locator(f"[data-job='{again['id']}']")).to_have_count(1)
     page.unroute("**/retry")
-    page.locator(f"[data-job='{failed}']").get_by_role("link", name="Use these settings again").click()
+    page.locator(f"[data-job='{failed}']").get_by_role("link", name="Reuse:").click()
     expect(page.get_by_label("LoRA 1", exact=True)).to_have_value("broken")
     expect(page.get_by_label("Scale 1")).to_have_value("-0.5")
     note, bar = page.locator(".make-form .failure"), page.locator(".make-go")
@@ -251,7 +251,7 @@ def test_jobs_are_cancelled_filtered_reused_and_deleted(open_page: Open, stack: 
     page.go_back()
     expect(page.get_by_label("Status")).to_have_value("")
 
-    page.locator(f"[data-job='{cancelled}']").get_by_role("link", name="Use these settings again").click()
+    page.locator(f"[data-job='{cancelled}']").get_by_role("link", name="Reuse:").click()
     expect(page.get_by_label("Prompt", exact=True)).to_have_value("to be cancelled")
     expect(page.get_by_label("Frames", exact=True)).to_have_value("81")
     page.go_back()

@@ -496,7 +496,7 @@ def test_a_picture_is_dropped_pasted_checked_and_reused(open_page: Open, stack: 
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_alt_text("The picture that the video starts from")).to_be_visible()
     assert stack.request("GET", f"/api/v1/jobs/{job}/image").headers["content-type"] == "image/png"
-    dialog.get_by_role("link", name="Use these settings again").click()
+    dialog.get_by_role("link", name="Reuse:").click()
     expect(page.locator(".picture").first).to_contain_text(re.compile("120 . 80"))
     open_advanced(page)
     expect(page.get_by_label("Seed", exact=True)).not_to_have_value("")

@@ -150,13 +150,51 @@ def test_a_device_is_paused_and_a_node_drained_on_the_page(open_page: Open) -> N
     overview = page.locator("#overview .body")
     expect(overview.locator(".health + section")).to_contain_text(re.compile("drained.*node here: drained by"))
     expect(overview).not_to_contain_text(re.compile("paused", re.IGNORECASE))
-    overview.get_by_role("button", name="End the drain of here").click()
+    overview.get_by_role("button", name="Take jobs again on here").click()
     expect(page.locator("#toasts")).to_contain_text("here takes jobs again.")
     page.evaluate("location.hash = 'devices'")
     page.get_by_role("button", name="Drain here").click()
     page.get_by_role("dialog", name="Drain the node here?").get_by_role("button", name="Drain").click()
-    page.get_by_role("button", name="End the drain of here").click()
+    page.get_by_role("button", name="Take jobs again on here").click()
     expect(page.locator("#devices .badge").last).to_have_text("online")
+
+
+def test_while_no_device_accepts_jobs_every_view_says_why_they_wait(open_page: Open, stack: Stack) -> None:
+    page = open_page("#jobs?status=queued", viewport={"width": 1400, "height": 900})
+    for device in ("here/0", "here/1"):
+        stack.request("POST", "/api/v1/queues/pause", json={"device": device})
+    try:
+        job = stack.submit(prompt="nobody takes it")
+        row = page.locator(f"#jobs [data-job='{job}']")
+        expect(row).to_contain_text("waiting. No device accepts jobs: all 2 are paused.")
+        expect(page.locator("#jobs .list-summary")).to_contain_text("No device accepts jobs: all 2 are paused. Devices")
+        row.get_by_role("link").first.click()
+        expect(page.get_by_role("dialog")).to_contain_text("waiting. No device accepts jobs: all 2 are paused.")
+        waits = stack.job(job)["waiting_for"]
+        assert (waits["reason"], waits["open_devices"]) == ("device", 0)
+        page.goto(f"{stack.url}/#overview")
+        health = page.locator("#overview .health")
+        expect(health).to_have_class(re.compile("bad"))
+        expect(health).to_contain_text("No device accepts jobs: all 2 are paused. Jobs stay queued")
+        expect(health).not_to_contain_text("other devices")
+        expect(page.locator("#overview")).to_contain_text("0 of 2 devices accept jobs")
+        page.goto(f"{stack.url}/#jobs?status=queued")
+        page.get_by_role("link", name="Devices", exact=True).first.click()
+        page.get_by_role("button", name="Resume here / CPU 0").click()
+        expect(page.locator("#toasts")).to_contain_text("here / CPU\u00a00 takes jobs again.")
+        assert stack.wait_status(job)["status"] == "succeeded"
+    finally:
+        stack.request("POST", "/api/v1/queues/resume", json={})
+        for device in ("here/0", "here/1"):
+            stack.request("POST", "/api/v1/queues/resume", json={"device": device})
+
+
+def test_a_question_ends_with_the_view_that_it_is_about(open_page: Open) -> None:
+    page = open_page("#devices")
+    page.get_by_role("button", name="Drain here").click()
+    expect(page.get_by_role("dialog", name="Drain the node here?")).to_be_visible()
+    page.evaluate("location.hash = 'overview'")
+    expect(page.get_by_role("dialog")).to_have_count(0)
 
 
 def test_an_open_log_shows_its_end_and_makes_no_other_card_higher(open_page: Open) -> None:

@@ -1,6 +1,7 @@
 """Terminal output: tables and progress bars. Results go to stdout, everything else to stderr."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,6 +25,9 @@ _TEXT_LENGTH = 48  # of a prompt in a table in a pipe
 _WIDE = 100  # columns of a terminal that has room for long bars
 _GAP = 2  # blanks between two columns
 _LEAST, _FLEXIBLE = 8, 24  # characters of a column that is cut or wrapped: at least, and before another is left out
+# Reasons to wait that say more than a place in the queue.
+_EXPLAINED = frozenset({"memory", "backoff", "pause", "start_time", "window", "limit", "dependency"})
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z")
 _IN_PARTS = frozenset({"decoding"})  # phases whose steps are parts of the video, and not of the computation
 _OVERDUE_SECONDS = 3.0  # an estimate that is exceeded by less than that was right
 
@@ -202,8 +206,8 @@ def doing(job: Job, waited: float = 0.0, *, narrow: bool = False) -> str:
         position = job.get("queue_position")
         waiting = (phase or "queued").replace("_", " ")
         reason = job.get("waiting_for")
-        if reason and reason["reason"] in ("memory", "backoff", "dependency"):
-            return f"{waiting}. {reason['detail']}"
+        if reason and (reason["reason"] in _EXPLAINED or reason.get("open_devices") == 0):
+            return f"{waiting}. {_MOMENT.sub(lambda found: local(found[0]) or '', reason['detail'])}"
         about = "about " if job.get("queue_position_approximate") else ""
         waiting = f"{waiting}, {about}{position} ahead" if position else waiting
         expected = job.get("estimated_start")

@@ -56,6 +56,7 @@ class JobEstimate(TypedDict):
 class WaitingFor(TypedDict):
     reason: str
     detail: str
+    open_devices: NotRequired[int | None]
 
 
 class Job(TypedDict):

@@ -121,6 +121,7 @@ class Runner:
         try:
             with logs.bound(job_id=job.id, attempt=job.attempt), attempt_span(job) as span:
                 celery.wake(self._redis)  # the next job can now be dispatched to this device
+                log.info("job %s: attempt %d starts: %s %s", job.id, job.attempt, job.type, job.model_id or "")
                 self._report(job)
                 try:
                     return self._carry_out(job, handler, span)
@@ -143,6 +144,7 @@ class Runner:
             try:
                 result = handler.run(job, heartbeat)
                 if result is None:
+                    log.info("job %s: attempt %d leaves the device, and is finished beside it", job.id, job.attempt)
                     # The dispatcher is not woken: the next message is there, and would count as lost until its claim.
                     return False
                 span.finishing()
@@ -228,6 +230,7 @@ class Runner:
         The main process allows `finishing_limit_seconds` for it.
         """
         span.ended(job)
+        log.info("job %s: attempt %d: %s", job.id, job.attempt, _ended(job))
         self._report(job)
         if job.finished_at is not None:
             count_end(self._meters, job)
@@ -242,6 +245,14 @@ class Runner:
     def _report(self, job: Job) -> None:
         event = {"kind": "state", "attempt": job.attempt, "status": job.status}
         self._progress.report(job.id, event, ended=job.finished_at is not None)
+
+
+def _ended(job: Job) -> str:
+    """Return how an attempt has ended, in the words of a log."""
+    state = "returned to the queue" if job.status == JobState.QUEUED else str(job.status)
+    if job.finished_at is None or job.started_at is None:
+        return state
+    return f"{state} after {(job.finished_at - job.started_at).total_seconds():.1f} s"
 
 
 def _failure(error: BaseException) -> Failure:

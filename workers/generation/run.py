@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
@@ -228,6 +229,7 @@ def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]"
     assert context.snapshot is not None
     context.check()
     models.measure_peak()
+    began = time.monotonic()
     model, was_warm = models.get(
         context.entry,
         context.snapshot,
@@ -236,6 +238,9 @@ def _run(run: _Run, chosen: MemoryPlan) -> "tuple[Decoded, list[numpy.ndarray]]"
         context.check,
         lambda: run.clock.enter(Phase.LOADING),
     )
+    if not was_warm:
+        seconds = time.monotonic() - began
+        log.info("job %s: %s is loaded after %.1f s (%s)", context.job_id, context.entry.model_id, seconds, chosen.name)
     run.was_warm = was_warm if run.was_warm is None else run.was_warm
     signals = running.Signals(
         enter=run.clock.enter, check=context.check, record=run.facts.__setitem__, frame=context.on_frame

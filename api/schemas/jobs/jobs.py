@@ -112,6 +112,13 @@ class WaitingFor(ResponseModel):
         ),
     ]
     detail: str
+    open_devices: Annotated[
+        int | None,
+        Field(
+            description="Of `device` and `memory`: how many of the devices that fit the job accept jobs; 0: it waits "
+            "until one does. Null: it waits for something else."
+        ),
+    ] = None
 
 
 class JobEstimate(ResponseModel):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -93,6 +94,11 @@ def test_workers_answer_for_the_logs_of_their_node(stack: Stack, tmp_path: Path)
     printed = stack.cli("logs", "web", "--node", "here", "--lines", "3")
     assert 1 <= len(printed.stdout.splitlines()) <= 3, printed.stderr
     assert "gpu-0" in stack.cli("logs", "--node", "here").stdout
+    of_device = stack.cli("logs", f"gpu-{job['device'].removeprefix('cpu-')}", "--lines", "500").stdout
+    for said in ("starts: generation T2V-A14B", "leaves the device", "succeeded after "):
+        assert re.search(rf"job {job['id']}: attempt 1:? {said}", of_device), said
+    assert "T2V-A14B is loaded after " in of_device
+    assert "received" not in of_device
 
 
 def test_two_devices_run_two_jobs_at_once_and_each_process_sees_only_its_own(stack: Stack) -> None:

@@ -106,6 +106,16 @@ def test_a_dispatched_job_starts_where_it_was_sent_unless_another_device_is_free
     assert starts(play([sent, other], 2, free_at=(5.0, 50.0))) == {"x": 5.0, "z": 15.0}, "they are exchanged"
 
 
+def test_a_more_urgent_job_takes_the_place_of_a_dispatched_one_if_it_gains_clearly() -> None:
+    low = job("low", "a", 0.0, priority=3, dispatched_to="n/0", dispatched_at=1.0)
+    high = job("high", "a", 1.0, priority=1)
+    assert starts(play([low, high], 2, free_at=(5.0, 50.0))) == {"high": 5.0, "low": 15.0}
+    assert starts(play([low, high], 2, free_at=(0.0, 50.0))) == {"low": 0.0, "high": 10.0}, "it is about to start"
+    high = high._replace(dispatched_to="n/1", dispatched_at=1.0)
+    assert starts(play([low, high], 2, free_at=(5.0, 50.0))) == {"high": 5.0, "low": 15.0}
+    assert starts(play([low, high], 2, free_at=(5.0, 8.0))) == {"low": 5.0, "high": 8.0}, "not for 3 s"
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_estimates_of_a_mixed_trace_are_near_the_truth(seed: int) -> None:
     arriving = estimated_trace.trace(seed, count=150, load=0.7)

@@ -52,5 +52,15 @@ def test_the_level_is_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(("level", "heard"), [("INFO", ["kept"]), ("DEBUG", ["received", "kept"])])
+def test_the_coming_and_going_of_messages_is_logged_for_debugging_alone(
+    capsys: pytest.CaptureFixture[str], level: str, heard: list[str]
+) -> None:
+    logs.set_up(Settings(log_format="json", log_level=level), "gpu-0@here")
+    logging.getLogger("celery.worker.strategy").info("received")
+    logging.getLogger("celery.app.trace").error("kept")
+    assert [json.loads(line)["message"] for line in capsys.readouterr().err.splitlines()] == heard
+
+
 def test_a_file_is_no_terminal() -> None:
     assert logs.is_json(Settings())

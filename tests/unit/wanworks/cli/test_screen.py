@@ -111,6 +111,34 @@ def test_a_start_is_short_where_a_bar_needs_the_width() -> None:
     assert screen.doing(queued).startswith("queued, 2 ahead, starts about 2025-01-31 ")
 
 
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ({"reason": "device", "detail": "All 2 devices that fit it are busy.", "open_devices": 2}, "queued, 1 ahead"),
+        (
+            {"reason": "device", "detail": "The devices that fit it accept no jobs.", "open_devices": 0},
+            "queued. The devices that fit it accept no jobs.",
+        ),
+        ({"reason": "pause", "detail": "The queue is paused."}, "queued. The queue is paused."),
+    ],
+)
+def test_a_job_that_no_device_takes_says_why_it_waits(reason: dict[str, Any], said: str) -> None:
+    queued = cast(Job, {"id": "a", "status": "queued", "queue_position": 1, "waiting_for": reason})
+    assert screen.doing(queued) == said
+
+
+def test_a_moment_in_a_reason_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    reason = {"reason": "start_time", "detail": "It may start from 2025-01-31T12:00:00.000Z on."}
+    queued = cast(Job, {"id": "a", "status": "queued", "queue_position": None, "waiting_for": reason})
+    try:
+        assert screen.doing(queued) == "queued. It may start from 2025-01-31 21:00:00 JST on."
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_the_same_estimate_again_is_no_newer() -> None:
     bars = screen.ProgressBars()
     job: dict[str, Any] = {"id": "a", "status": "running", "progress": {"phase": "decoding", "eta_seconds": 3.0}}

@@ -18,13 +18,16 @@ toasts.kept = true;
 /** Returns the topmost open dialog, else the page's body: what is outside of it cannot be used. */
 export const topmost = () => opened.findLast((dialog) => dialog.open) ?? document.body;
 
-/** Opens a modal dialog whose content has been drawn. */
-export function openModal(dialog) {
+/** Opens a modal dialog whose content has been drawn. `ofView`: it asks about what is shown, and ends with that. */
+export function openModal(dialog, { ofView = false } = {}) {
   opened.push(dialog);
+  const leave = () => dialog.close();
+  if (ofView) addEventListener("hashchange", leave);
   dialog.addEventListener(
     "close",
     () => {
       opened = opened.filter((one) => one.open);
+      removeEventListener("hashchange", leave);
       placeToasts();
     },
     { once: true },
@@ -169,7 +172,7 @@ function ask(title, no, content, yes = null) {
   holder.append(dialog);
   const leave = h("button", { type: "button", class: "button", autofocus: yes !== null, on: { click: () => dialog.close() } }, no);
   render(dialog, h("form", { method: "dialog" }, h("h2", { id: "asked-title" }, title), content, h("div", { class: "row end" }, leave, yes)));
-  openModal(dialog);
+  openModal(dialog, { ofView: true });
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();

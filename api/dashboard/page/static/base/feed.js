@@ -83,12 +83,14 @@ function heard() {
   if (feed.link === "lost") feed.isFailing = true;
   feed.link = "live";
   feed.answeredAt = Date.now();
+  state.frozenAt = null;
   changed();
 }
 
 function answered() {
   const regained = feed.lostAt !== null;
   feed.answeredAt = Date.now();
+  state.frozenAt = null;
   if (feed.link !== "live") feed.link = socket?.readyState === WebSocket.OPEN ? "live" : "polling";
   if (regained) {
     feed.lostAt = null;
@@ -106,6 +108,7 @@ function unreachable() {
   if (!feed.isFailing && feed.link !== "lost") {
     feed.link = "lost";
     feed.lostAt = Date.now();
+    state.frozenAt = feed.answeredAt;
     notify("lost");
   }
   changed();

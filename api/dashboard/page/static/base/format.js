@@ -109,14 +109,16 @@ export function at(iso, now = Date.now()) {
 /** Formats the moments in a text of the API, which are in ISO 8601. */
 export const withMoments = (text) => text.replace(/\d{4}-\d\d-\d\dT[\d:.]+Z/g, (iso) => at(iso));
 
-const NEAR_S = 60;
+const NEAR_S = 3_570; // less than an hour once it is rounded
+const MINUTE_S = 59.5;
 const NOW_S = 2;
 
-/** Formats an expected time: within a minute by how long until then, else as the clock shows it. */
+/** Formats an expected time: within an hour by how long until then, else as the clock shows it. */
 export function soon(iso, now = Date.now()) {
   const left = (Date.parse(iso) - now) / 1000;
   if (left < NOW_S) return "now";
-  return left < NEAR_S ? `in about ${seconds(Math.round(left))}` : `about ${at(iso, now)}`;
+  if (left >= NEAR_S) return `about ${at(iso, now)}`;
+  return `in about ${left < MINUTE_S ? seconds(Math.round(left)) : `${Math.round(left / MINUTE_S)}${GAP}min`}`;
 }
 
 export function plural(count, one, many = `${one}s`) {

@@ -8,8 +8,8 @@ import { afterDrawing } from "./state.js";
 
 const read = new Map(); // by path: what was loaded last
 
-/** Returns a part that opens to the log at this path. `nothing`: what it says without lines. */
-export function lastLines(path, nothing, label = "Last lines of the log") {
+/** Returns a part that opens to the log at this path. `nothing`: what it says without lines; `ofOne`: all are of one process. */
+export function lastLines(path, nothing, label = "Last lines of the log", { ofOne = false } = {}) {
   const { found = null, problem = null } = read.get(path) ?? {};
   return h(
     "details",
@@ -19,7 +19,7 @@ export function lastLines(path, nothing, label = "Last lines of the log") {
     found?.unanswered?.length ? note(`No answer from ${found.unanswered.join(", ")}: its lines are missing.`, "warn") : null,
     found
       ? found.lines.length
-        ? h("pre", { tabindex: "0", "aria-label": "Log" }, found.lines.map(text).join("\n"))
+        ? h("pre", { tabindex: "0", "aria-label": "Log" }, found.lines.map((line) => text(line, ofOne)).join("\n"))
         : h("p", { class: "muted small" }, nothing)
       : problem
         ? null
@@ -28,7 +28,8 @@ export function lastLines(path, nothing, label = "Last lines of the log") {
   );
 }
 
-const text = (line) => [stamp(line.time), line.level, `${line.process}:`, line.message].filter(Boolean).join(" ");
+const text = ({ time, level, process, message }, ofOne) =>
+  [stamp(time), level === "INFO" ? "" : level, ofOne ? "" : `${process}:`, message].filter(Boolean).join(" ");
 
 /** Loads a log and shows its end, where the newest lines are. */
 async function load(path, place) {

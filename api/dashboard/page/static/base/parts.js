@@ -2,7 +2,7 @@
 
 import { h, icon } from "./dom.js";
 import { bytes, NONE, percent, seconds, sentence, soon, withMoments, words } from "./format.js";
-import { changed, state } from "./state.js";
+import { changed, noDevice, present, state } from "./state.js";
 
 export function badge(state, text = words(state)) {
   return h("span", { class: "badge", "data-state": state }, text);
@@ -65,14 +65,14 @@ export function bar(value, label) {
 function expected(job) {
   if (!job.estimated_start) return "";
   // It still waits: what is due by now starts with the next report of the device.
-  const when = (iso) => soon(iso).replace(/^now$/, "soon");
+  const when = (iso) => soon(iso, present()).replace(/^now$/, "soon");
   const end = job.estimated_end ? `, ends ${when(job.estimated_end)}` : "";
   return ` · starts ${when(job.estimated_start)}${end}`;
 }
 
 /** How long a job still takes, by its last report and the time since. */
-function leftOf({ progress, progressAt = Date.now() }) {
-  const left = Math.ceil(progress.eta_seconds - (Date.now() - progressAt) / 1000);
+function leftOf({ progress, progressAt = present() }) {
+  const left = Math.ceil(progress.eta_seconds - (present() - progressAt) / 1000);
   return left > 0 ? `${seconds(left)} left` : "longer than estimated";
 }
 
@@ -87,9 +87,12 @@ export function progressText(job) {
   const { progress } = job;
   if (job.status === "queued") {
     if (progress.phase === "waiting_for_model") return isDownloading(job) ? "downloading its model first" : "waiting for its model";
-    const { reason, detail } = job.waiting_for ?? {};
+    const { reason, detail, open_devices: open } = job.waiting_for ?? {};
     const isOver = reason === "pause" && state.pauses?.length === 0; // the job was read before
     if (EXPLAINED.has(reason) && !isOver) return `waiting. ${withMoments(detail)}`;
+    const none = job.type === "generation" ? noDevice() : null;
+    if (none) return `waiting. No device accepts jobs: ${none}.`;
+    if (open === 0) return `waiting. ${detail}`;
     return job.queue_position === null || job.queue_position === 0
       ? `next in the queue${expected(job)}`
       : `${job.queue_position_approximate ? "about " : ""}${job.queue_position} ahead${expected(job)}`;
@@ -169,7 +172,7 @@ export function titleOf(job) {
 export const artifactOf = (job, kind) => job.result?.artifacts?.find?.((one) => one.kind === kind) ?? null;
 
 /** The whole time of a job in seconds: from the start of its first attempt, so that failed ones count. */
-export function durationOf(job, now = Date.now()) {
+export function durationOf(job, now = present()) {
   const start = job.first_started_at ?? job.started_at;
   if (!start) return null;
   const end = job.finished_at ? Date.parse(job.finished_at) : now;

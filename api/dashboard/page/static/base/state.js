@@ -34,9 +34,13 @@ export const state = {
   usage: null, // device time of this month by key and model; for administrators
   pauses: null, // that are in force
   notes: {}, // by part: why it could not be loaded
+  frozenAt: null, // when the server was heard last, while it is unreachable: what runs is shown as it was then
   isSettling: false, // whether messages tell what the counts may have already, until they are loaded again
   loaded: new Map(), // when the server answered for a part last; null: it needed no answer. Before that no view may call the part empty
 };
+
+/** Returns the time (ms) for which running jobs are shown. */
+export const present = () => state.frozenAt ?? Date.now();
 
 /** Returns whether the server has answered for any part. */
 export const hasData = () => [...state.loaded.values()].some((at) => at !== null);
@@ -176,6 +180,22 @@ export const activeCount = () => (state.counts ? state.counts.queued + state.cou
 
 /** Returns whether the node is drained: it takes no new work. */
 export const isDrained = (node) => Boolean(state.workers?.nodes.find((one) => one.name === node)?.drained_at);
+
+const ACCEPT_NONE = new Set(["offline", "draining", "drained", "paused", "quarantined"]);
+
+/** Whether the device takes a job now, or after the one that runs on it. */
+export const acceptsJobs = (device) => !ACCEPT_NONE.has(device.state) && !device.paused_at && !isDrained(device.node);
+
+/** Says why no device accepts jobs, as "all 2 devices are paused"; null: one does, or that is not known. */
+export function noDevice() {
+  const devices = state.workers?.devices ?? [];
+  if (!state.workers || devices.some(acceptsJobs)) return null;
+  if (!devices.length) return "none is registered";
+  const states = devices.map((device) => (isDrained(device.node) ? "drained" : device.paused_at ? "paused" : device.state));
+  const counts = [...new Set(states)].map((one) => [one, states.filter((other) => other === one).length]);
+  if (counts.length > 1) return counts.map(([one, count]) => `${count} ${count === 1 ? "is" : "are"} ${one}`).join(", ");
+  return devices.length === 1 ? `the only one is ${states[0]}` : `all ${devices.length} are ${states[0]}`;
+}
 
 /** The word for a kind of device. */
 export const KINDS = { cuda: "GPU", cpu: "CPU" };

@@ -168,7 +168,7 @@ function askName(title, value, yes, send) {
   }
 
   draw();
-  openModal(dialog);
+  openModal(dialog, { ofView: true });
   return new Promise((resolve) => {
     dialog.addEventListener("close", () => {
       dialog.remove();

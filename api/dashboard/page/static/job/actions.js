@@ -195,7 +195,7 @@ export function again(job, strong, weak) {
 
 /** A link to the form with the settings of this job. */
 export function reuse(job, kind = "") {
-  const label = `Use these settings again: ${titleOf(job).slice(0, 60)}`;
+  const label = `Reuse: ${titleOf(job).slice(0, 60)}`;
   return h("a", { key: "again", class: `button ${kind}`, href: `#new?from=${job.id}`, "aria-label": label }, "Reuse");
 }
 

@@ -160,7 +160,7 @@ function actions(flow) {
   if (!ENDS.has(flow.state))
     return [button("Cancel", () => cancel(flow), { key: "cancel", kind: "steer", label: `Cancel: ${title}` })];
   if (flow.state === "succeeded") return [];
-  return [button("Retry what did not succeed", () => retry(flow), { key: "retry", kind: "steer", label: `Retry: ${title}` })];
+  return [button("Retry what did not succeed", () => retry(flow), { key: "retry", kind: "steer", label: `Retry what did not succeed: ${title}` })];
 }
 
 async function cancel(flow) {

@@ -10,9 +10,9 @@ import { batches } from "./batches.js";
 import { filters } from "./filters.js";
 import { goTo, show } from "./going.js";
 import { dropZones } from "./moving.js";
-import { queuePaused } from "../overview/pauses.js";
+import { queueHeld } from "../overview/pauses.js";
 import { table } from "./rows.js";
-import { selectedActions } from "./selection.js";
+import { isSelected, selectAll, selectedActions } from "./selection.js";
 
 export function jobs() {
   const { filters: chosen, after, ids, next } = state.list;
@@ -55,7 +55,13 @@ function nobody(chosen) {
 
 /** What is listed, whether it is held, and what can be done to all that match: one line, so that a pause moves no row. */
 function summary(rows) {
-  return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText(rows), further()), queuePaused(), bulkActions());
+  return h("div", { class: "list-summary", key: "summary" }, h("p", { class: "muted", role: "status" }, countText(rows), further()), queueHeld(), selectShown(rows), bulkActions());
+}
+
+/** Selects the whole page where the rows are cards, without a head that has the box for it. */
+function selectShown(rows) {
+  const isAll = rows.every((job) => isSelected(job.id));
+  return button(isAll ? "Select none" : `Select all ${number(rows.length)}`, () => selectAll(rows, !isAll), { key: "select-all", kind: "quiet of-cards" });
 }
 
 const bulk = later(() => import("./bulk.js"));

@@ -74,11 +74,7 @@ const CHANGES = {
     done: "deleted",
   },
   front: { fits: (job) => job.status === "queued", send: (job) => post(`/api/v1/jobs/${job.id}/move-to-front`), done: "moved to the front" },
-  priority: {
-    fits: (job) => !hasEnded(job) && job.status !== "running",
-    send: (job, priority) => patch(`/api/v1/jobs/${job.id}`, { priority }),
-    done: "changed",
-  },
+  priority: { fits: (job) => !hasEnded(job) && job.status !== "running" },
 };
 
 /** Shows what can be done with the selected jobs; null without any. */
@@ -112,10 +108,31 @@ export function selectedActions() {
 
 async function choosePriority(able) {
   const priority = await choose(`Priority of ${plural(able("priority").length, "job")}`, PRIORITIES.map((one) => [one, one]));
-  if (priority) start("priority", able("priority"), priority);
+  if (priority) await prioritise(able("priority").map((job) => [job, priority]), priority);
 }
 
-async function start(name, jobs, value) {
+/** Gives the jobs these priorities, [[job, priority]]. `named`: the one that all get; none: they get their own ones back. */
+async function prioritise(wanted, named) {
+  const before = [];
+  const failed = [];
+  for (const [{ id }, priority] of wanted) {
+    const job = state.jobs.get(id);
+    if (!job || job.priority === priority) continue;
+    try {
+      mergeJobs([await patch(`/api/v1/jobs/${id}`, { priority })]);
+      before.push([job, job.priority]);
+    } catch (error) {
+      failed.push(error.message);
+    }
+  }
+  load.jobs().catch(() => {}); // the feed reports an unreachable server
+  const undo = [{ text: "Undo", act: () => prioritise(before) }];
+  if (before.length) showMessage(`${named ? `Priority ${named}` : "Priority as before"}: ${plural(before.length, "job")}`, "good", { actions: named ? undo : [] });
+  else if (!failed.length) showMessage(`They have the priority ${named} already.`);
+  if (failed.length) showMessage(`The priority of ${plural(failed.length, "job")} was not changed: ${[...new Set(failed)].join("; ")}`, "bad");
+}
+
+async function start(name, jobs) {
   const { send, done, late } = CHANGES[name];
   if (!jobs.length) return showMessage(`None of the selected jobs can be ${done}.`); // they have changed meanwhile
   if (name === "delete" || (name === "cancel" && jobs.length > 1)) {
@@ -132,7 +149,7 @@ async function start(name, jobs, value) {
     // The last one moved to the front is first, so the lowest row is moved first.
     for (const job of name === "front" ? [...jobs].reverse() : jobs) {
       try {
-        const answer = await send(job, value);
+        const answer = await send(job);
         if (answer) mergeJobs([answer]);
         picked.delete(job.id);
         if (late && !answer) over += 1;

@@ -63,7 +63,7 @@ function card(device) {
         : `up for ${lasting(device.started_at)} · pid ${device.pid}`,
     ),
     deviceActions(device),
-    isAdmin() ? lastLines(logOf(device), "The node's processes log to standard output, or nothing yet.", "Log") : null,
+    isAdmin() ? lastLines(logOf(device), "The node's processes log to standard output, or nothing yet.", "Log", { ofOne: true }) : null,
   );
 }
 

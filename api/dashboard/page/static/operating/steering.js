@@ -1,7 +1,7 @@
 // What administrators do with devices and nodes: pause, drain, and release from quarantine.
 
 import { post, remove } from "../base/api.js";
-import { attempt, confirm } from "../base/dialogs.js";
+import { attempt, confirm, showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import * as load from "../base/load.js";
 import { button } from "../base/parts.js";
@@ -25,7 +25,9 @@ export function deviceActions(device) {
 
 async function pause(name, steer) {
   const text = "Its job finishes, and no other starts on it until it is resumed. Other devices go on.";
-  if (await confirm({ title: `Pause ${name}?`, text, yes: "Pause", kind: "primary" })) await steer("pause", `${name} is paused.`);
+  if (!(await confirm({ title: `Pause ${name}?`, text, yes: "Pause", kind: "primary" })) || !(await steer("pause"))) return;
+  const resume = () => steer("resume", `${name} takes jobs again.`);
+  showMessage(`Nothing new starts on ${name}.`, "info", { actions: [{ text: "Resume", act: resume }], only: false, stays: true });
 }
 
 /** The button of one node. */
@@ -36,14 +38,14 @@ export function nodeActions(node) {
     "div",
     { class: "row wrap", key: "actions" },
     node.drained_at
-      ? button("Take jobs again", () => change(() => remove(path), `${node.name} takes jobs again.`, `${node.name} is still drained`), { key: "undrain", label: `End the drain of ${node.name}` })
+      ? button("Take jobs again", () => change(() => remove(path), `${node.name} takes jobs again.`, `${node.name} is still drained`), { key: "undrain", label: `Take jobs again on ${node.name}` })
       : button("Drain", () => drain(node, path), { key: "drain", label: `Drain ${node.name}` }),
   );
 }
 
 async function drain(node, path) {
   const text = "What runs on it finishes; nothing new starts on it until the drain is ended.";
-  if (await confirm({ title: `Drain the node ${node.name}?`, text, yes: "Drain" })) await change(() => post(path), `${node.name} is drained.`, `${node.name} is not drained`);
+  if (await confirm({ title: `Drain the node ${node.name}?`, text, yes: "Drain" })) await change(() => post(path), `Nothing new starts on ${node.name}.`, `${node.name} is not drained`);
 }
 
 async function release(device, name) {

@@ -9,8 +9,8 @@ import { feed, isStale } from "../base/feed.js";
 import * as load from "../base/load.js";
 import { badge, empty, placeTags, progressOf, thumbnail, titleOf } from "../base/parts.js";
 import { firstRun, obstacle } from "./first_run.js";
-import { pauseInForce, pauses } from "./pauses.js";
-import { activeCount, activeJobs, changed, state } from "../base/state.js";
+import { noneOpen, pauseInForce, pauses } from "./pauses.js";
+import { acceptsJobs, activeCount, activeJobs, changed, noDevice, state } from "../base/state.js";
 import { isAdmin, usage } from "./usage.js";
 
 const SPANS = [
@@ -20,7 +20,6 @@ const SPANS = [
 ];
 const SHOWN = 5;
 const FLOWER = "Flower: the monitor of Celery, which runs the workers";
-const NO_JOBS = new Set(["offline", "draining", "drained", "paused", "quarantined"]); // states of devices that accept none
 
 export function overview() {
   return [
@@ -75,10 +74,9 @@ function overallHealth() {
   if (isStale()) return ["unknown", "Unknown: the data is out of date"];
   const open = [...state.alerts.values()];
   const fresh = open.filter((alert) => !alert.acknowledged);
-  const devices = state.workers?.devices ?? [];
   if (fresh.some((alert) => alert.severity === "critical")) return ["bad", plural(fresh.length, "unacknowledged alert")];
-  if (state.workers && !devices.some((device) => !NO_JOBS.has(device.state)))
-    return ["bad", "No device accepts jobs; jobs stay queued"];
+  const none = noDevice();
+  if (none) return ["bad", noneOpen(none)];
   if (["alerts", "metrics", "pauses", "firstRun", "workers"].some((part) => state.notes[part])) return ["unknown", "Some data could not be loaded"];
   if (!state.workers || !state.pauses || !state.loaded.has("alerts") || !state.firstRun) return ["unknown", "Loading…"];
   const wanting = obstacle();
@@ -97,8 +95,12 @@ function tiles() {
   const of = (text) => aged("metrics", state.metrics ? text : pending("metrics"));
   const devices = state.workers?.devices ?? [];
   const live = devices.filter((device) => device.state !== "offline");
-  const open = live.filter((device) => !NO_JOBS.has(device.state));
-  const where = open.length === live.length ? `on ${plural(live.length, "device")}` : `${open.length} of ${plural(live.length, "device")} accept${open.length === 1 ? "s" : ""} jobs`;
+  const open = live.filter(acceptsJobs);
+  const finishing = live.filter((device) => device.finishing_job).length; // beside the jobs that run next on these devices
+  const where = [
+    open.length === live.length ? `on ${plural(live.length, "device")}` : `${open.length} of ${plural(live.length, "device")} accept${open.length === 1 ? "s" : ""} jobs`,
+    finishing ? `${finishing} finishing` : "",
+  ].filter(Boolean).join(", ");
   const queued = state.counts?.queued;
   const ended = (figures.succeeded_1h ?? 0) + (figures.failed_1h ?? 0);
   return [
@@ -256,7 +258,7 @@ function spans() {
           key: hours,
           type: "button",
           "aria-pressed": String(state.history.hours === hours),
-          "aria-label": label,
+          "aria-label": `${text}: ${label}`,
           on: { click: () => show(hours) },
         },
         text,

@@ -7,7 +7,7 @@ import { h } from "../base/dom.js";
 import { ago, at } from "../base/format.js";
 import * as load from "../base/load.js";
 import { badge, button } from "../base/parts.js";
-import { changed, deviceNamed, state } from "../base/state.js";
+import { changed, deviceNamed, noDevice, state } from "../base/state.js";
 import { isAdmin } from "./usage.js";
 
 const NAMES = { model_id: "model", device: "device", node: "node", key: "API key", job_type: "job type" };
@@ -23,11 +23,16 @@ export const isQueuePaused = () => (state.pauses ?? []).some((row) => row.scope 
 export const pauseOf = (modelId) =>
   state.pauses?.find(({ scope, value, until }) => !until && (scope === "everything" || value === { model_id: modelId, job_type: "generation" }[scope]));
 
+/** Says that nothing starts; `why` as `noDevice` gives it. */
+export const noneOpen = (why) => `No device accepts jobs: ${why}. Jobs stay queued`;
+
 /** Says what is paused, and what that means for jobs; null: nothing. */
 export function pauseInForce() {
   if (isQueuePaused()) return "The queue is paused: jobs wait until it is resumed";
   const rows = state.pauses ?? [];
   if (!rows.length) return null;
+  const none = noDevice();
+  if (none) return noneOpen(none);
   if (rows.every(isDrain)) return `Drained: ${rows.map((row) => row.value).join(", ")}. Jobs run on other nodes, or wait`;
   const parts = rows.map(nameOf).join(", ");
   if (rows.every((row) => row.scope === "device")) return `Paused: ${parts}. Jobs run on other devices, or wait`;
@@ -48,7 +53,7 @@ export function pauses() {
         "div",
         { class: "row wrap" },
         h("h2", { id: "h-pauses" }, "Queue"),
-        rows.length ? badge("paused", isQueuePaused() ? "paused" : rows.every(isDrain) ? "drained" : "partly paused") : null,
+        rows.length ? badge("paused", rows.every(isDrain) ? "drained" : isQueuePaused() || noDevice() !== null ? "paused" : "partly paused") : null,
         state.pauses && !rows.length && !isOutdated("pauses") ? h("span", { class: "muted" }, "Nothing is paused.") : null,
       ),
       isAdmin() && state.pauses && !isQueuePaused() ? button("Pause the queue", pauseQueue, { key: "pause" }) : null,
@@ -69,7 +74,7 @@ function line(row) {
     "li",
     { key: row.id, class: "row between" },
     h("span", null, `${row.scope === "everything" ? "" : `${what}: `}${isDrain(row) ? "drained" : "paused"} by ${row.created_by}, ${ago(row.created_at)}${end}${reason}`),
-    isAdmin() ? button(isDrain(row) ? "Take jobs again" : "Resume", () => resume(row), { label: isDrain(row) ? `End the drain of ${row.value}` : `Resume ${row.scope === "everything" ? "the queue" : what}` }) : null,
+    isAdmin() ? button(isDrain(row) ? "Take jobs again" : "Resume", () => resume(row), { label: isDrain(row) ? `Take jobs again on ${row.value}` : `Resume ${row.scope === "everything" ? "the queue" : what}` }) : null,
   );
 }
 
@@ -84,10 +89,12 @@ export function pausedLine(row, meaning = "") {
   );
 }
 
-/** Says above the list of jobs, whose rows say what it means, that the whole queue is paused; null: it is not. */
-export function queuePaused() {
+/** Says above the list of jobs, whose rows say what it means, that none starts; null: some may. */
+export function queueHeld() {
   const row = (state.pauses ?? []).find(({ scope }) => scope === "everything");
-  return row ? pausedLine(row) : null;
+  if (row) return pausedLine(row);
+  const none = noDevice();
+  return none && h("p", { key: "held", class: "warn-text" }, `No device accepts jobs: ${none}. `, h("a", { href: "#devices" }, "Devices"));
 }
 
 async function pauseQueue() {

@@ -16,9 +16,11 @@ _TYPES = {
 _SHARED_STYLE = "page.css"
 # Loaded when their views are first opened, and by the sign-in page.
 _LATER = (
+    "base/log.js",
     "base/shortcuts.js",
     "job/attempts.js",
     "job/details.js",
+    "job/request_code.js",
     "jobs/bulk.js",
     "jobs/flows.js",
     "gallery/gallery.js",

@@ -463,7 +463,7 @@ def test_an_open_menu_is_above_messages(open_page: Open, stack: Stack) -> None:
     page.evaluate("location.hash = 'jobs?order=newest'")
     page.locator(f"[data-job='{job}'] .pick input, [data-job='{job}'] input").first.check()
     page.locator(".selection-bar details summary").click()
-    assert hit(page, ".selection-bar .menu-body select")
+    assert hit(page, ".selection-bar .menu-body .button:last-child")
     page.evaluate(f"location.hash = 'job/{job}'")
     page.get_by_role("dialog").locator(".copies summary").click()
     assert hit(page, ".copies li:last-child button")
@@ -633,6 +633,21 @@ def test_actions_that_fit_no_selected_job_are_disabled(open_page: Open, stack: S
         expect(chosen.get_by_role("button", name=name, exact=True)).to_be_disabled()
     expect(chosen.get_by_role("button", name="Priority…")).to_be_disabled()
     expect(chosen.get_by_role("button", name="Delete")).to_be_enabled()
+
+
+def test_undo_by_key_says_so_and_returns_to_where_the_cancel_was(open_page: Open, stack: Stack, paused: None) -> None:
+    job = stack.submit(prompt="cancelled by key", **LONG)
+    page = open_page("#jobs?status=queued")
+    cancel = page.locator(f"#jobs [data-job='{job}']").get_by_role("button", name="Cancel: cancelled by key")
+    cancel.focus()
+    page.keyboard.press("Enter")
+    undo = page.locator("#toasts").get_by_role("button", name="Undo")
+    expect(undo).to_be_visible()
+    undo.focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#toasts")).to_contain_text("The cancel is undone.")
+    expect(cancel).to_be_focused()
+    assert stack.job(job)["status"] == "queued"
 
 
 @pytest.mark.parametrize("width", [1400, 1024, 390])

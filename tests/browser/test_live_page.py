@@ -61,7 +61,7 @@ def test_a_video_is_created_watched_and_played(open_page: Open, watched: Watched
     mine.get_by_role("link", name="a paper boat in the rain", exact=True).click()
     dialog = page.get_by_role("dialog")
     expect(dialog.get_by_role("heading", name="Time by phase")).to_be_visible()
-    expect(dialog.get_by_text("128x128", exact=True)).to_be_visible()
+    expect(dialog.get_by_text(re.compile("^128.128$"))).to_be_visible()
     video = dialog.locator("video")
     assert video.evaluate("video => video.play().then(() => true)")
     page.wait_for_function("() => document.querySelector('dialog video').currentTime > 0.2")

@@ -141,8 +141,11 @@ def test_a_device_is_paused_and_a_node_drained_on_the_page(open_page: Open) -> N
     page.get_by_role("button", name="Pause here / CPU 0").press("Enter")
     page.get_by_role("dialog", name="Pause here / CPU 0?").get_by_role("button", name="Pause").click()
     expect(page.locator("#devices .badge").first).to_have_text("paused")
-    page.get_by_role("button", name="Resume here / CPU 0").click()
+    resume = page.locator("#devices").get_by_role("button", name="Resume here / CPU 0")
+    expect(resume).to_be_focused()  # it took the place of the other
+    resume.press("Enter")
     expect(page.locator("#devices .badge").first).to_have_text("idle")
+    expect(page.get_by_role("button", name="Pause here / CPU 0")).to_be_focused()
     page.get_by_role("button", name="Drain here").click()
     page.get_by_role("dialog", name="Drain the node here?").get_by_role("button", name="Drain").click()
     expect(page.locator("#devices .badge").last).to_have_text("drained")
@@ -197,6 +200,40 @@ def test_a_question_ends_with_the_view_that_it_is_about(open_page: Open) -> None
     expect(page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_a_history_that_cannot_be_loaded_is_not_called_empty_and_comes_with_the_next_answer(
+    open_page: Open, watched: Watched
+) -> None:
+    page = open_page("#alerts")
+    watched.away = True
+    page.route("**/api/v1/dashboard/metrics/history?*", lambda route: route.abort())
+    page.evaluate("location.hash = 'overview'")
+    charts = page.locator("#overview figure")
+    expect(charts.first).to_contain_text("could not be loaded")
+    expect(page.locator("#overview")).not_to_contain_text("no data in this time range")
+    expect(charts.locator(".grid")).to_have_count(0)
+    page.unroute("**/api/v1/dashboard/metrics/history?*")
+    watched.complaints = [one for one in watched.complaints if "/metrics/history" not in one]
+    expect(page.locator("#overview")).not_to_contain_text("could not be loaded", timeout=15_000)
+    expect(charts.first.locator(".grid").first).to_be_attached()
+
+
+def test_a_model_that_no_node_has_is_not_verified_and_a_failed_check_is_told(open_page: Open) -> None:
+    page = open_page("#models")
+    absent = page.locator(f"[data-model='{FETCHED}']").get_by_role("button", name="Verify")
+    expect(absent).to_be_disabled()
+    expect(absent).to_have_attribute("title", f"No node has {FETCHED}")
+    there = page.locator("[data-model='T2V-A14B']").get_by_role("button", name="Verify")
+    expect(there).to_be_enabled()
+    # As if its files were removed meanwhile.
+    other = {"model_id": FETCHED, "repair": False}
+    page.route("**/api/v1/jobs/integrity-check", lambda route: route.continue_(post_data=other))
+    there.click()
+    told = page.locator("#toasts .bad")
+    expect(told).to_contain_text(f"The check of {FETCHED} failed: {FETCHED} is not on node here")
+    told.get_by_role("link", name="Open").click()
+    expect(page.get_by_role("dialog", name=f"Integrity check of {FETCHED}")).to_be_visible()
+
+
 def test_an_open_log_shows_its_end_and_makes_no_other_card_higher(open_page: Open) -> None:
     page = open_page("#devices", viewport={"width": 1024, "height": 768})
     lines = [
@@ -244,7 +281,7 @@ def test_a_quarantined_device_is_shown_with_the_reason_until_its_release(open_pa
 def test_models_are_compared_recommended_and_pinned(open_page: Open, stack: Stack) -> None:
     page = open_page("#models")
     compared = page.get_by_role("region", name="Compare")
-    compared.get_by_label("with").select_option("TI2V-5B")
+    compared.get_by_label("Second model").select_option("TI2V-5B")
     compared.get_by_role("button", name="Compare").click()
     expect(compared.get_by_role("row", name=re.compile("^Average time"))).to_be_visible()
     expect(compared.get_by_role("columnheader", name="TI2V-5B")).to_be_visible()

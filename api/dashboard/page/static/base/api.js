@@ -15,8 +15,8 @@ export class Unreachable extends Error {}
 /** The public path that prefixes every URL of the server; empty when it is served at the root of its host. */
 export const base = document.querySelector("meta[name=wanworks-base]").content;
 
-/** How many requests have been answered so far, whatever the answer was. */
-export const answers = { count: 0 };
+/** How many requests have been answered so far, whatever the answer was, and whether one was not since all was loaded last. */
+export const answers = { count: 0, isMissing: false };
 
 const TIMEOUT_MS = 20_000;
 
@@ -55,6 +55,7 @@ export async function call(method, path, { body, key, timeout = TIMEOUT_MS } = {
     result = text ? parse(text) : null;
     answers.count += 1;
   } catch (error) {
+    answers.isMissing = true;
     throw new Unreachable("The server does not respond.", { cause: error });
   }
   if (response.ok) return result;

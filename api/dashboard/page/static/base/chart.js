@@ -23,7 +23,7 @@ const sizes = new ResizeObserver((entries) => {
 
 /**
  * Returns a chart. `spec`: {title, hours, times [ms], series [{name, values, live?}], format (value -> text),
- * inSeconds? (the values are seconds), at? (() -> the time of the present values, ms), top? (the end of the scale), least? (the minimum end of the scale)}.
+ * nothing? (what it says without times), inSeconds? (the values are seconds), at? (() -> the time of the present values, ms), top? (the end of the scale), least? (the minimum end of the scale)}.
  * `live()` is what the series is now; without it, that is its last value. Null values were not measured.
  */
 export function chart(spec) {
@@ -123,7 +123,7 @@ function draw(plot) {
     h(
       "svg",
       { width, height: HEIGHT, viewBox: `0 0 ${width} ${HEIGHT}`, "aria-hidden": "true" },
-      [0, top / 2, top].map((value) => [
+      (spec.times.length ? [0, top / 2, top] : []).map((value) => [
         h("line", {
           key: `g${value}`,
           class: "grid",
@@ -148,7 +148,7 @@ function draw(plot) {
       spec.series.map((one, index) => line(one, index, spec, x, y, since)),
       at === null ? null : cursor(spec, at, x, y),
     ),
-    at === null && spec.times.length === 0 ? h("p", { class: "nothing" }, "no data in this time range") : null,
+    at === null && spec.times.length === 0 ? h("p", { class: "nothing" }, spec.nothing ?? "no data in this time range") : null,
     at === null ? null : readout(spec, at, x, width),
   );
 }

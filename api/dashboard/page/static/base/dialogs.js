@@ -90,7 +90,19 @@ function dismiss(key, act) {
   act?.();
 }
 
+// What had the focus before it went to a toast, which the buttons of the toast return to.
+let cameFrom = null;
+toasts.addEventListener("focusin", ({ relatedTarget }) => {
+  if (relatedTarget && !toasts.contains(relatedTarget)) cameFrom = relatedTarget;
+});
+
 function drawToasts() {
+  const isInside = toasts.contains(document.activeElement);
+  drawAll();
+  if (isInside && document.activeElement === document.body && cameFrom?.isConnected) cameFrom.focus({ preventScroll: true });
+}
+
+function drawAll() {
   render(
     toasts,
     [...shown].map(([key, { text, kind, actions, dismissed }]) =>
@@ -183,12 +195,13 @@ function ask(title, no, content, yes = null) {
 
 /**
  * Runs a button's action and shows an error message if it fails. Resolves to whether it succeeded. `ofForm`: the action
- * sends a form, so that its error ends with the form's view. `not`: what has not been done then, in words; `again` does it.
+ * sends a form, so that its error ends with the form's view. `not`: what has not been done then, in words; `again` does it. `key`: of
+ * the message that says what was done, which takes the place of the one before it.
  */
-export async function attempt(action, done, { ofForm = false, not, again } = {}) {
+export async function attempt(action, done, { ofForm = false, not, again, key } = {}) {
   try {
     const message = (await action()) || done;
-    if (message) showMessage(message, "good");
+    if (message) showMessage(message, "good", { key });
     return true;
   } catch (error) {
     const actions = again ? [{ text: "Try again", act: again }] : [];

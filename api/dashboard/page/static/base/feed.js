@@ -14,6 +14,7 @@ const OPENING_MS = 10_000;
 const LONGEST_WAIT_MS = 30_000;
 const MOVED_MS = 1_000;
 const EXPECTED_MS = 5_000;
+const BEGUN_MS = 3_000;
 const DRAIN = new Set(["draining", "drained"]);
 
 /**
@@ -55,6 +56,7 @@ export function showView(name) {
 export async function refresh() {
   connect();
   refreshedAt = Date.now();
+  answers.isMissing = false;
   await guarded(() => Promise.all([load.essentials(), load.view(view), load.flower()]));
 }
 
@@ -89,6 +91,7 @@ function heard() {
 
 function answered() {
   const regained = feed.lostAt !== null;
+  const isNews = feed.answeredAt !== null || Date.now() - feed.lostAt > BEGUN_MS; // else the page has only just begun
   feed.answeredAt = Date.now();
   state.frozenAt = null;
   if (feed.link !== "live") feed.link = socket?.readyState === WebSocket.OPEN ? "live" : "polling";
@@ -96,7 +99,7 @@ function answered() {
     feed.lostAt = null;
     failures = 0;
     retryPictures();
-    notify("regained");
+    if (isNews) notify("regained");
     refresh();
     connect();
   }
@@ -124,7 +127,8 @@ async function tick() {
   polling = true;
   try {
     if (feed.link === "lost") await guarded(probe);
-    else if (since > REFRESH_MS) await refresh();
+    // What was not answered is loaded again, also where another request was answered meanwhile.
+    else if (since > REFRESH_MS || (answers.isMissing && !feed.isFailing && since > POLL_MS)) await refresh();
     else if (feed.link === "live" && activeCount() && now - expectedAt > EXPECTED_MS) await guarded(readExpected);
     else if ((feed.link !== "live" || feed.isFailing || isStale(now)) && now - (feed.polledAt ?? 0) > POLL_MS) {
       feed.polledAt = now;

@@ -125,6 +125,9 @@ export function plural(count, one, many = `${one}s`) {
   return `${number(count)} ${count === 1 ? one : many}`;
 }
 
+/** Formats a size in pixels, "256x144". */
+export const size = (text) => text.replace("x", "×");
+
 /** Replaces underscores by spaces. */
 export const words = (text) => (text ?? "").replaceAll("_", " ");
 

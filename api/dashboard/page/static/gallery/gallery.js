@@ -7,12 +7,12 @@ import { collectionTools, loadCollections, nameOf } from "./collections.js";
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { folded } from "../base/folding.js";
-import { number, plural } from "../base/format.js";
+import { number, plural, size } from "../base/format.js";
 import { focusCell, grid } from "./grid.js";
 import { isReversed } from "../base/list_address.js";
 import { button, loading, select } from "../base/parts.js";
 import { selection } from "./selection.js";
-import { changed, state } from "../base/state.js";
+import { afterDrawing, changed, state } from "../base/state.js";
 
 export const PAGE = 60;
 const NAMES = ["q", "model_id", "size", "lora", "collection", "from", "to", "favourite"];
@@ -237,7 +237,7 @@ function filterForm() {
     ),
     folded("gallery", NAMES.filter((name) => query[name] && name !== "q").length, [
       choice("Model", "model_id", models),
-      choice("Size", "size", known(own.choices?.sizes ?? [], query.size)),
+      choice("Size", "size", known(own.choices?.sizes ?? [], query.size), size),
       choice("LoRA", "lora", known(own.choices?.loras ?? [], query.lora)),
       h("div", { class: "dates", key: "dates" }, day("From", "from"), day("To", "to")),
       h(
@@ -261,9 +261,9 @@ function filterForm() {
   );
 }
 
-function choice(label, name, values) {
+function choice(label, name, values, text = String) {
   const value = own.query[name];
-  const options = [["", "any"], ...values.map((one) => [one, one])];
+  const options = [["", "any"], ...values.map((one) => [one, text(one)])];
   return select(label, name, options, {
     key: `${name}-${own.version}`,
     value,
@@ -329,7 +329,9 @@ export async function toggle(index, range) {
 }
 
 export function clearSelection() {
+  const last = document.activeElement?.closest(".selection-bar") ? own.anchor : null; // the focused bar goes
   own.selected.clear();
   own.anchor = null;
   changed();
+  if (last !== null) afterDrawing(() => focusCell(last));
 }

@@ -2,7 +2,7 @@
 // scroll bar is right from the start. A video plays, muted, while the pointer or the keyboard's focus is on it.
 
 import { h, render } from "../base/dom.js";
-import { ago, moment } from "../base/format.js";
+import { ago, moment, size } from "../base/format.js";
 import { PAGE, loadPage, own, toggle, videoAt } from "./gallery.js";
 import { thumbnail } from "../base/parts.js";
 import { toggleFavourite } from "./marks.js";
@@ -125,8 +125,8 @@ function cell(index) {
       h("span", { class: "cell-title" }, title),
       h(
         "span",
-        { class: "small muted cell-about", title: `${video.model_id} · ${video.size} · seed ${video.seed} · ${moment(video.finished_at)}` },
-        h("span", null, `${video.model_id} · ${video.size}`),
+        { class: "small muted cell-about", title: `${video.model_id} · ${size(video.size)} · seed ${video.seed} · ${moment(video.finished_at)}` },
+        h("span", null, `${video.model_id} · ${size(video.size)}`),
         h("span", null, [alike.has(title) ? `seed ${video.seed}` : "", alike.has(title) && width < ROOM ? "" : ago(video.finished_at)].filter(Boolean).join(" · ")),
       ),
     ),

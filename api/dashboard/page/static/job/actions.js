@@ -51,6 +51,7 @@ function offerUndo() {
 }
 
 function undoAll() {
+  showMessage(waiting.size === 1 ? "The cancel is undone." : "The cancels are undone.", "good", { key: "cancelling" });
   for (const { timer } of waiting.values()) clearTimeout(timer);
   waiting.clear();
   turned.at = 0; // another click on the button of a row is meant

@@ -2,7 +2,7 @@
 
 import { base } from "../base/api.js";
 import { h } from "../base/dom.js";
-import { bytes, fraction, megabytes, moment, momentAfter, NONE, number, seconds, sentence, words } from "../base/format.js";
+import { bytes, fraction, megabytes, moment, momentAfter, NONE, number, seconds, sentence, size, words } from "../base/format.js";
 import { durationOf, fact, facts, score } from "../base/parts.js";
 import { deviceNamed } from "../base/state.js";
 import { copyButton } from "./copies.js";
@@ -112,7 +112,7 @@ export function settings(job) {
     params.negative_prompt ? h("p", { class: "prompt muted" }, `Negative prompt: ${params.negative_prompt}`) : null,
     facts(
       fact("Model", params.model_id),
-      fact("Resolution", params.resolution),
+      fact("Resolution", size(params.resolution)),
       fact("Frames", `${params.frames} at ${params.fps}/s`),
       fact("Steps", number(params.steps)),
       fact(

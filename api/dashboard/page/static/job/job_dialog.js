@@ -8,7 +8,7 @@ import * as load from "../base/load.js";
 import { artifactOf, badge, button, loading, note, placeTags, titleOf } from "../base/parts.js";
 import { hasEnded, mergeJobs, state } from "../base/state.js";
 import { again, cancelButton, erase, stateOf } from "./actions.js";
-import { asCurl, asPython, copy } from "./copies.js";
+import { copy } from "./copies.js";
 import { placeActions } from "../jobs/moving.js";
 import { player } from "./player.js";
 import { previewOf } from "./preview.js";
@@ -23,7 +23,7 @@ let missing = false;
 let failed = null; // why the job could not be loaded
 let neighbours = []; // ids of the list from which it was opened
 let leave = () => {};
-const facts = later(() => Promise.all([import("./details.js"), import("./attempts.js")]).then(([details, past]) => ({ ...details, ...past })));
+const facts = later(() => Promise.all([import("./details.js"), import("./attempts.js"), import("./request_code.js")]).then((parts) => Object.assign({}, ...parts)));
 const marks = later(() => import("../gallery/marks.js")); // the favourite and the collections
 
 /**
@@ -200,8 +200,8 @@ function actions(job) {
         copying("Job id", "the id", job.id),
         generation ? copying("Prompt", "the prompt", job.params.prompt) : null,
         generation ? copying("Seed", "the seed", String(job.params.seed)) : null,
-        generation ? copying("As curl", "the request for curl", () => asCurl(job)) : null,
-        generation ? copying("As Python", "the request for Python", () => asPython(job)) : null,
+        generation && facts() ? copying("As curl", "the request for curl", () => facts().asCurl(job)) : null,
+        generation && facts() ? copying("As Python", "the request for Python", () => facts().asPython(job)) : null,
       ),
     ),
     video ? marks()?.marks(job) : null, // they come later, so they move none of those before

@@ -57,7 +57,7 @@ export function filters() {
 }
 
 function one(label, name, options, chosen, text = words) {
-  return select(label, name, [["", "all"], ...options.map((each) => [each, text(each)])], {
+  return select(label, name, [["", "any"], ...options.map((each) => [each, text(each)])], {
     key: `${name}:${chosen[name]}`,
     value: chosen[name],
     change: (event) => filter(name, event.target.value),

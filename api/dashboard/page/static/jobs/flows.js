@@ -71,6 +71,7 @@ function list() {
       ".",
     );
   return [
+    h("p", { key: "about", class: "small muted" }, "A flow is several jobs that start after one another and may use each other's videos. ", h("code", null, "wanworks flow submit"), " and the ", h("a", { href: `${base}/docs` }, "API"), " make them."),
     h("ul", { class: "panel flows", key: "list", "aria-label": "Flows, newest first" }, own.rows.map(line)),
     own.after.length || own.next
       ? h(

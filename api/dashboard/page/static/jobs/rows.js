@@ -1,7 +1,7 @@
 // The rows of the list. A click anywhere on a row opens the job; its link stays for keyboards and middle clicks.
 
 import { h, icon } from "../base/dom.js";
-import { ago, moment, number, seconds, words } from "../base/format.js";
+import { ago, moment, number, seconds, size, words } from "../base/format.js";
 import { artifactOf, badge, durationOf, placeTags, thumbnail, titleOf } from "../base/parts.js";
 import { hasEnded } from "../base/state.js";
 import { again, cancelButton, stateOf } from "../job/actions.js";
@@ -144,7 +144,7 @@ function about(job) {
     const { resolution, frames, steps } = job.params;
     // Jobs of a batch often differ in their seeds alone.
     const seed = job.batch_id ? ` · seed ${String(job.params.seed)}` : "";
-    return `${job.model_id} · ${resolution} · ${number(frames)} frames · ${number(steps)} steps${seed}`;
+    return `${job.model_id} · ${size(resolution)} · ${number(frames)} frames · ${number(steps)} steps${seed}`;
   }
   return [words(job.type), job.params.node, job.params.repair ? "with repair" : ""].filter(Boolean).join(" · ");
 }

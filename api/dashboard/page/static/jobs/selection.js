@@ -92,9 +92,10 @@ export function selectedActions() {
     label: "Selected jobs",
     count: jobs.length,
     clear,
-    first: act("cancel", "Cancel"),
+    // What fits the selected jobs is seen first where not all has room.
+    first: able("cancel").length || !able("retry").length ? act("cancel", "Cancel") : act("retry", "Retry"),
     more: [
-      act("retry", "Retry"),
+      able("cancel").length || !able("retry").length ? act("retry", "Retry") : act("cancel", "Cancel"),
       document.body.dataset.scopes.includes("admin") ? act("front", "Move to the front") : null,
       button("Priority…", () => choosePriority(able), {
         key: "priority",

@@ -21,8 +21,8 @@ export function compare() {
     h(
       "form",
       { class: "filters", "aria-label": "Compare", on: { submit: comparePair } },
-      select("Model", "a", ids, { value: ids[0] }),
-      select("with", "b", ids, { value: ids[1] ?? ids[0] }),
+      select("First model", "a", ids, { value: ids[0] }),
+      select("Second model", "b", ids, { value: ids[1] ?? ids[0] }),
       h("button", { class: "button" }, "Compare"),
     ),
     note(pairProblem, "bad"),

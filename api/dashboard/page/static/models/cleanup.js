@@ -55,7 +55,7 @@ export function cleanup() {
             ),
           )
         : null,
-      h("button", { class: "button", disabled: busy }, busy ? "Working…" : "Preview"),
+      h("button", { class: "button", "aria-disabled": busy ? "true" : undefined }, busy ? "Working…" : "Preview"),
     ),
     note(problem, "bad"),
     plan ? planned(plan.recommendations) : null,
@@ -71,8 +71,7 @@ function planned(found) {
     h("h3", null, actions.length ? `This would free ${gigabytes(sum(actions))}` : "Nothing to remove"),
     facts(
       fact("Free now", found.total_space_available_gb == null ? NONE : gigabytes(found.total_space_available_gb)),
-      fact("To free", gigabytes(found.space_to_free_gb)),
-      fact("Target reached", found.reaches_target ? "yes" : "no"),
+      request?.target_space_gb === undefined ? null : [fact("To free", gigabytes(found.space_to_free_gb)), fact("Target reached", found.reaches_target ? "yes" : "no")],
     ),
     actions.length
       ? h(
@@ -134,6 +133,7 @@ function stale() {
 
 async function preview(event) {
   event.preventDefault();
+  if (busy) return;
   const form = new FormData(event.target);
   request = { keep_recent_days: Number(form.get("days")) };
   if (form.get("target") !== "") request.target_space_gb = Number(form.get("target"));

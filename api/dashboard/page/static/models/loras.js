@@ -85,7 +85,7 @@ function share(one) {
   return attempt(async () => {
     await patch(`/api/v1/loras/${one.id}`, { shared: !one.shared });
     await readLoras();
-  }, one.shared ? "It is yours alone again." : "Every key may use it.", { not: one.shared ? `${one.name} is still shared` : `${one.name} is not shared` });
+  }, one.shared ? `${one.name} is yours alone again.` : `Every key may use ${one.name}.`, { key: `share ${one.id}`, not: one.shared ? `${one.name} is still shared` : `${one.name} is not shared` });
 }
 
 async function drop(one) {

@@ -11,11 +11,12 @@ import { h } from "../base/dom.js";
 import { ago, fraction, gigabytes, megabytes, NONE, number, percent, plural, seconds, words } from "../base/format.js";
 import * as load from "../base/load.js";
 import { badge, bar, button, fact, facts, note, progressText } from "../base/parts.js";
-import { changed, deviceNamed, isDrained, mergeJobs, state } from "../base/state.js";
+import { changed, deviceNamed, isDrained, mergeJobs, state, whenEnded } from "../base/state.js";
 
 const PRIORITIES = ["critical", "high", "normal", "low"];
 const RATED = new Set(["degraded", "critical"]); // states shown beside the availability
 const READY = new Set(["available", "updating"]);
+const VERIFIABLE = new Set([...READY, "corrupted"]);
 
 export function models() {
   const wanting = awaited("models", "models", state.models);
@@ -94,7 +95,7 @@ function card(model) {
       }),
       button("Verify", () => check(model, false), {
         label: `Verify ${model.model_id}`,
-        disabled: !model.replicas.length,
+        disabled: !model.replicas.some((one) => VERIFIABLE.has(one.availability_status)) && `No node has ${model.model_id}`,
       }),
       health?.can_auto_repair && model.replicas.some(isRepairable)
         ? button("Repair", () => check(model, true), { label: `Repair ${model.model_id}` })
@@ -296,6 +297,14 @@ async function cancel(model, one) {
   if (yes) await manage(model, one, "cancel");
 }
 
+const checks = new Set(); // ids of the integrity checks that were asked for here
+
+// One that succeeds is seen on its card.
+whenEnded((job) => {
+  if (!checks.delete(job.id) || job.status !== "failed") return;
+  showMessage(`The check of ${job.model_id} failed: ${job.error?.message ?? "see its job"}`, "bad", { actions: [{ text: "Open", href: `#job/${job.id}` }] });
+});
+
 async function check(model, repair) {
   await attempt(
     async () => {
@@ -304,7 +313,9 @@ async function check(model, repair) {
         { model_id: model.model_id, repair },
         { key: newKey() },
       );
-      mergeJobs(answer.data ?? [answer]);
+      const jobs = answer.data ?? [answer];
+      for (const { id } of jobs) checks.add(id);
+      mergeJobs(jobs);
     },
     repair ? "The repair is queued" : "The integrity check is queued",
     { not: `The ${repair ? "repair" : "integrity check"} of ${model.model_id} is not queued` },
@@ -319,7 +330,7 @@ async function pin(model) {
       model.pinned = answer.pinned;
       changed();
     },
-    model.pinned ? "Unpinned" : "Pinned: cleanups do not remove it",
-    { not: `${model.model_id} is not ${model.pinned ? "unpinned" : "pinned"}` },
+    model.pinned ? `${model.model_id} is unpinned` : `${model.model_id} is pinned: cleanups do not remove it`,
+    { key: `pin ${model.model_id}`, not: `${model.model_id} is not ${model.pinned ? "unpinned" : "pinned"}` },
   );
 }

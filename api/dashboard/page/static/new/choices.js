@@ -1,7 +1,7 @@
 // Choices that are shown as what they mean: models by what they do, sizes as small pictures of their shape.
 
 import { h } from "../base/dom.js";
-import { number } from "../base/format.js";
+import { number, size as sizeText } from "../base/format.js";
 import { firstUseInWords } from "../models/first_use.js";
 import { state } from "../base/state.js";
 import { problem } from "./form_fields.js";
@@ -111,7 +111,7 @@ function size(one, value, largest) {
       { class: "shape", "aria-hidden": "true" },
       h("span", { css: { width: `${(scale * one.width) / long}px`, height: `${(scale * one.height) / long}px` } }),
     ),
-    h("span", { class: "small" }, `${one.width} × ${one.height}`),
+    h("span", { class: "small" }, sizeText(one.text)),
     one.width === one.height ? null : h("span", { class: "small muted" }, ratioOf(one)),
   );
 }
@@ -131,7 +131,7 @@ const described = (one) => (shapeOf(one) === "square" ? "square" : `${ratioOf(on
 
 /** Sums up what is chosen, for the button that creates the video. */
 export function chosenInWords({ resolution, frames, fps, speed, count }) {
-  const parts = [resolution.replace("x", "×"), `${number(frames / fps, 1)} s`, `speed: ${speed}`];
+  const parts = [sizeText(resolution), `${number(frames / fps, 1)} s`, `speed: ${speed}`];
   return [...parts, count > 1 ? `${count} videos` : null].filter(Boolean).join(" · ");
 }
 

@@ -35,7 +35,7 @@ export const draft = {
   errors: {}, // messages by field
   carried: new Set(), // fields whose values were entered for another model
   isLengthTyped: false, // whether the length was changed last: else it follows the number of frames
-  refused: null, // why it was not created, as far as no field of the form says it: {message, again: whether to try it again}
+  refused: null, // why it was not created, as far as no field of the form says it: {message, again: whether to try it again, answers: how many requests were answered before, if this one was not}
   failure: null, // why the job failed whose settings were copied: {message, loras: the names of those that it blames}
   sending: false,
   key: null, // the Idempotency-Key; kept until a field changes, so that sending twice creates one job

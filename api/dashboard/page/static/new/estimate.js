@@ -1,7 +1,7 @@
 // The bar below the form: when the video would start and end and what it would cost, and the button that creates it.
 // The figures come from a dry run of the request, so they are what accepting it would say.
 
-import { post, Problem } from "../base/api.js";
+import { answers, post, Problem } from "../base/api.js";
 import { h } from "../base/dom.js";
 import { number, plural, seconds, sentence, soon } from "../base/format.js";
 import * as load from "../base/load.js";
@@ -74,6 +74,12 @@ function expectedOf(entry, take) {
   return found?.model_id === entry.model_id ? figures(found, entry) : h("p", { class: "muted" }, "Estimating…");
 }
 
+/** Says that the server did not answer a submission, and whether it is back. */
+function unanswered() {
+  const isBack = answers.count > draft.refused.answers;
+  return `${isBack ? "The server did not respond, and is back." : draft.refused.message} Trying again creates nothing twice.`;
+}
+
 /** Why the last attempt created nothing, with the way to another one where that may help. Null: it was not refused. */
 function notCreated() {
   if (!draft.refused) return null;
@@ -81,7 +87,7 @@ function notCreated() {
   return h(
     "div",
     { key: "refused", class: "row wrap" },
-    h("p", { class: "small bad-text" }, draft.refused.message),
+    h("p", { class: "small bad-text" }, "answers" in draft.refused ? unanswered() : draft.refused.message),
     draft.refused.again ? button("Try again", again, { kind: "again" }) : null,
   );
 }

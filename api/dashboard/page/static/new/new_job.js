@@ -1,6 +1,6 @@
 // The view for a new video: the form, the bar with the estimate, and the jobs that were submitted here.
 
-import { base, get, Unreachable, newKey, post, Problem } from "../base/api.js";
+import { answers, base, get, Unreachable, newKey, post, Problem } from "../base/api.js";
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
 import { sentence } from "../base/format.js";
@@ -147,7 +147,7 @@ async function send(event) {
       }
     } else if (error instanceof Problem) draft.refused = { message: `Not created. ${error.message}`, again: mayPass(error.status) };
     // It may have been created: the same key makes sure that it is not created twice.
-    else if (error instanceof Unreachable) draft.refused = { message: `${error.message} Trying again creates nothing twice.`, again: true };
+    else if (error instanceof Unreachable) draft.refused = { message: error.message, answers: answers.count, again: true };
     else throw error;
   } finally {
     draft.sending = false;

@@ -3,7 +3,7 @@
 
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { bytes, fraction } from "../base/format.js";
+import { bytes, fraction, size } from "../base/format.js";
 import { button } from "../base/parts.js";
 import { afterDrawing, changed, state } from "../base/state.js";
 import { chosen, draft, picturesOf, resetFields, save, setPicture, valueOf } from "./draft.js";
@@ -33,12 +33,12 @@ export function pictures(entry) {
 /** Says how much of the picture is cut off, with a way to keep it; null: hardly anything is. */
 function loss(entry) {
   const { width, height } = draft.image ?? {};
-  const size = String(valueOf(entry, "resolution"));
-  const [wide, high] = size.split("x").map(Number);
+  const resolution = String(valueOf(entry, "resolution"));
+  const [wide, high] = resolution.split("x").map(Number);
   const ratio = width / height / (wide / high);
   const lost = 1 - Math.min(ratio, 1 / ratio);
   if ((draft.filled.fit ?? "cover") !== "cover" || !(lost >= LOST)) return null;
-  return [`At ${size.replace("x", "×")}, ${fraction(lost)} of the picture is cut off. `, button("Keep its shape", keepShape, { kind: "tiny" })];
+  return [`At ${size(resolution)}, ${fraction(lost)} of the picture is cut off. `, button("Keep its shape", keepShape, { kind: "tiny" })];
 }
 
 function keepShape() {

@@ -4,6 +4,7 @@
 import { awaited } from "../base/awaited.js";
 import { showMessage } from "../base/dialogs.js";
 import { h, icon } from "../base/dom.js";
+import { size } from "../base/format.js";
 import * as load from "../base/load.js";
 import { artifactOf, badge, empty, note, titleOf } from "../base/parts.js";
 import { hasEnded, mergeJobs, state } from "../base/state.js";
@@ -122,7 +123,7 @@ function resultItem(job) {
     job.error ? note(job.error.message, "bad") : null,
     (job.fallback_applied ?? []).map((one) => note(one.message)),
     player(job, "small-player"),
-    job.status === "succeeded" ? h("p", { class: "small muted" }, `seed ${String(job.params.seed)} · ${job.params.resolution}`) : null,
+    job.status === "succeeded" ? h("p", { class: "small muted" }, `seed ${String(job.params.seed)} · ${size(job.params.resolution)}`) : null,
     video
       ? h(
           "div",

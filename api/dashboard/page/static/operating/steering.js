@@ -17,7 +17,7 @@ export function deviceActions(device) {
     "div",
     { class: "row wrap card-actions", key: "actions" },
     device.paused_at
-      ? button("Resume", () => steer("resume", `${name} takes jobs again.`), { key: "resume", label: `Resume ${name}` })
+      ? button("Resume", () => steer("resume", `${name} takes jobs again.`), { key: "pause", label: `Resume ${name}` })
       : button("Pause", () => pause(name, steer), { key: "pause", label: `Pause ${name}` }),
     device.quarantined_at ? button("Release", () => release(device, name), { key: "release", label: `Release ${name} from quarantine` }) : null,
   );
@@ -38,7 +38,7 @@ export function nodeActions(node) {
     "div",
     { class: "row wrap", key: "actions" },
     node.drained_at
-      ? button("Take jobs again", () => change(() => remove(path), `${node.name} takes jobs again.`, `${node.name} is still drained`), { key: "undrain", label: `Take jobs again on ${node.name}` })
+      ? button("Take jobs again", () => change(() => remove(path), `${node.name} takes jobs again.`, `${node.name} is still drained`), { key: "drain", label: `Take jobs again on ${node.name}` })
       : button("Drain", () => drain(node, path), { key: "drain", label: `Drain ${node.name}` }),
   );
 }

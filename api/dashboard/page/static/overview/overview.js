@@ -278,7 +278,9 @@ let drawn = { rows: undefined, specs: [] };
 /** Returns the charts. Keeps the same specs while the history is the same, so that the charts are not redrawn. */
 function charts() {
   const { hours, rows } = state.history;
-  if (drawn.rows !== rows || drawn.hours !== hours) drawn = { rows, hours, specs: specs(hours, rows ?? []) };
+  const nothing = rows ? undefined : state.notes.history ? "could not be loaded" : "loading…";
+  if (drawn.rows !== rows || drawn.hours !== hours || drawn.nothing !== nothing)
+    drawn = { rows, hours, nothing, specs: specs(hours, rows ?? []).map((spec) => ({ ...spec, nothing })) };
   return drawn.specs.map(chart);
 }
 

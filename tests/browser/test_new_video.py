@@ -622,7 +622,8 @@ def test_an_expected_time_within_an_hour_is_counted(open_page: Open) -> None:
         const main = document.querySelector("script[src*=main]").src;
         const { soon } = await import(main.replace("main.js", "base/format.js"));
         const now = Date.parse("2026-03-01T14:25:00Z");
-        return [-20, 0, 3.4, 59, 600, 3540, 3600].map((seconds) => soon(new Date(now + seconds * 1000).toISOString(), now));
+        const after = (seconds) => soon(new Date(now + seconds * 1000).toISOString(), now);
+        return [-20, 0, 3.4, 59, 600, 3540, 3600].map(after);
     }""")
     assert [one.replace("\u00a0", " ") for one in text[:6]] == [
         "now", "now", "in about 3 s", "in about 59 s", "in about 10 min", "in about 59 min",

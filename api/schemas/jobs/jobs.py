@@ -115,8 +115,9 @@ class WaitingFor(ResponseModel):
     open_devices: Annotated[
         int | None,
         Field(
-            description="Of `device` and `memory`: how many of the devices that fit the job accept jobs; 0: it waits "
-            "until one does. Null: it waits for something else."
+            exclude_if=lambda value: value is None,
+            description="Of `device` and `memory` alone: how many of the devices that fit the job accept jobs; 0: it "
+            "waits until one does.",
         ),
     ] = None
 

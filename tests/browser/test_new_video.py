@@ -867,6 +867,22 @@ def test_pictures_survive_a_reload_and_what_would_be_cut_off_is_said(open_page: 
     assert "first.png" in (page.locator(".picture").first.text_content() or "")
 
 
+def test_an_emptied_number_of_frames_and_a_long_prompt_are_told(open_page: Open) -> None:
+    page = open_page("#new")
+    choose_model(page, "T2V-A14B")
+    frames, seconds = (page.get_by_label(name, exact=True) for name in ("Frames", "Length, seconds"))
+    usual = seconds.input_value()
+    frames.fill("9")
+    expect(seconds).not_to_have_value(usual)
+    frames.fill("")
+    expect(seconds).to_have_value(usual)
+    prompt = page.get_by_label("Prompt", exact=True)
+    prompt.fill("boat " * 1001)
+    page.get_by_role("button", name="Create video").click()
+    expect(page.locator("#e-prompt")).to_have_text("At most 5,000 characters; it has 5,005.")
+    expect(prompt).to_be_focused()
+
+
 def test_the_summary_follows_a_length_that_is_out_of_range_and_was_typed_for_this_model(open_page: Open) -> None:
     page = open_page("#new")
     choose_model(page, "I2V-A14B")

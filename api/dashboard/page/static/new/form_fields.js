@@ -39,7 +39,7 @@ export function area(name, label, { value, rows, required, hint, more = {} }) {
   return field(
     name,
     label,
-    h("textarea", { id: `f-${name}`, name, rows, value: value ?? "", maxlength: 5000, required, ...more, ...wrong(name) }),
+    h("textarea", { id: `f-${name}`, name, rows, value: value ?? "", required, ...more, ...wrong(name) }),
     help(hint),
   );
 }

@@ -113,7 +113,8 @@ export function fieldChanged(event) {
   }
   if (name === "frames") {
     const fps = Number(form.elements.fps.value);
-    if (value && fps) form.elements.seconds.value = String(Math.round((Number(value) / fps) * 100) / 100);
+    const count = Number(value || chosen().defaults.frames); // what an empty field asks for
+    if (fps) form.elements.seconds.value = String(Math.round((count / fps) * 100) / 100);
   }
   changed();
 }

@@ -3,7 +3,7 @@
 import { answers, base, get, Unreachable, newKey, post, Problem } from "../base/api.js";
 import { showMessage } from "../base/dialogs.js";
 import { h } from "../base/dom.js";
-import { sentence } from "../base/format.js";
+import { number, sentence } from "../base/format.js";
 import * as load from "../base/load.js";
 import { note } from "../base/parts.js";
 import { afterDrawing, changed, mergeJobs, state } from "../base/state.js";
@@ -17,6 +17,7 @@ import { newSeed, noteFailure, offer, setAside } from "./reusing.js";
 import * as stored from "./stored.js";
 
 const COPIED_MS = 10_000;
+const LONGEST_TEXT = 5_000; // characters
 
 let from = null; // the job whose settings were copied last
 let begun = false;
@@ -122,6 +123,11 @@ async function send(event) {
   draft.refused = null;
   Object.assign(draft.errors, Object.fromEntries(outsideOf(form)));
   if (!body.prompt.trim()) draft.errors.prompt = "Describe the video.";
+  // Not by the field itself, which would cut off a longer text without a word.
+  for (const name of ["prompt", "negative_prompt"]) {
+    const length = [...(body[name] ?? "")].length;
+    if (length > LONGEST_TEXT) draft.errors[name] = `At most ${number(LONGEST_TEXT)} characters; it has ${number(length)}.`;
+  }
   if (entry.image === "required" && !draft.image) draft.errors.image = `${entry.model_id} needs an image to start from.`;
   if (Object.keys(draft.errors).length) return focusErrors(form);
   draft.sending = true;

@@ -1,6 +1,7 @@
 // The dialog with one job: its video, what can be done with it, and everything that is known about it. It is opened from
 // a list, and goes to the job before and after in that list.
 
+import { answers, Unreachable } from "../base/api.js";
 import { later, wrong } from "../base/awaited.js";
 import { openModal } from "../base/dialogs.js";
 import { h, icon, render } from "../base/dom.js";
@@ -21,6 +22,7 @@ let dialog = null;
 let shown = null; // id
 let missing = false;
 let failed = null; // why the job could not be loaded
+let answered = Infinity; // how many requests had been answered then, if this one was not
 let neighbours = []; // ids of the list from which it was opened
 let leave = () => {};
 const facts = later(() => Promise.all([import("./details.js"), import("./attempts.js"), import("./request_code.js")]).then((parts) => Object.assign({}, ...parts)));
@@ -56,6 +58,7 @@ export async function openJob(id, left, among = []) {
 
 async function read(id) {
   failed = null;
+  answered = Infinity;
   drawJob();
   try {
     const job = await load.one(id);
@@ -63,6 +66,7 @@ async function read(id) {
     if (shown === id) missing = Boolean(job.deleted);
   } catch (error) {
     if (shown === id && !state.jobs.has(id)) failed = error.message;
+    if (failed && error instanceof Unreachable) answered = answers.count;
   }
   drawJob();
 }
@@ -118,6 +122,7 @@ function goOn(id) {
 
 export function drawJob() {
   if (!shown || !dialog) return;
+  if (failed && answers.count > answered) read(shown); // the server is back
   const job = state.jobs.get(shown);
   const title = job ? titleOf(job) : missing ? "Job not found" : failed ? "The job could not be loaded" : "Loading…";
   render(

@@ -76,6 +76,7 @@ export function announceEnds() {
     const ended = jobs.filter(isNews).length;
     if (ended <= request.ended) continue;
     request.ended = ended;
+    if (document.documentElement.dataset.view === "new" && !jobs.every(hasEnded)) continue; // which the form shows
     const [ready, failed, cancelled] = ["succeeded", "failed", "cancelled"].map((status) => jobs.filter((job) => job.status === status).length);
     const kind = failed ? "bad" : ready ? "good" : "info"; // a cancel is nobody's failure
     const title = titleOf(jobs[0]).slice(0, 80);

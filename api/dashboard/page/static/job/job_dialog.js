@@ -56,7 +56,8 @@ export async function openJob(id, left, among = []) {
   await read(id);
 }
 
-async function read(id) {
+/** `isAgain`: it was not asked for, so that it is not tried once more. */
+async function read(id, isAgain = false) {
   failed = null;
   answered = Infinity;
   drawJob();
@@ -66,7 +67,7 @@ async function read(id) {
     if (shown === id) missing = Boolean(job.deleted);
   } catch (error) {
     if (shown === id && !state.jobs.has(id)) failed = error.message;
-    if (failed && error instanceof Unreachable) answered = answers.count;
+    if (failed && error instanceof Unreachable && !isAgain) answered = answers.count;
   }
   drawJob();
 }
@@ -122,7 +123,7 @@ function goOn(id) {
 
 export function drawJob() {
   if (!shown || !dialog) return;
-  if (failed && answers.count > answered) read(shown); // the server is back
+  if (failed && answers.count > answered) read(shown, true); // the server is back
   const job = state.jobs.get(shown);
   const title = job ? titleOf(job) : missing ? "Job not found" : failed ? "The job could not be loaded" : "Loading…";
   render(

@@ -1,19 +1,16 @@
 // The player of a job's video, and what stands in its place where the video cannot be loaded.
 
-import { answers } from "../base/api.js";
 import { h } from "../base/dom.js";
 import { artifactOf, button, note, titleOf } from "../base/parts.js";
 import { changed } from "../base/state.js";
 
-// Why a video could not be loaded, by its address; `answers`: how many requests were answered before, if this one was not.
-const broken = new Map();
+const broken = new Map(); // why a video could not be loaded, by its address
 let tries = 0;
 
 /** Returns the player; null: the job has no video. `kind`: its class; `more`: further attributes. */
 export function player(job, kind, more = {}) {
   const video = artifactOf(job, "video");
   if (!video) return null;
-  if (answers.count > (broken.get(video.url)?.answers ?? Infinity)) again(video.url); // the server is back
   if (broken.has(video.url)) return instead(video.url);
   const { width, height } = job.result;
   return h("video", {
@@ -44,17 +41,16 @@ async function failed(url) {
         : answer.ok
           ? "This browser cannot play it. Download it instead."
           : `The server responded with status ${answer.status}.`;
-  broken.set(url, { why, mayReturn: answer?.status !== 404, answers: answer === null ? answers.count : Infinity });
-  changed();
-}
-
-function again(url) {
-  broken.delete(url);
-  tries += 1;
+  broken.set(url, { why, mayReturn: answer?.status !== 404 });
   changed();
 }
 
 function instead(url) {
   const { why, mayReturn } = broken.get(url);
-  return h("div", { key: `broken ${url}`, class: "row wrap" }, note(`The video could not be loaded. ${why}`, "bad"), mayReturn ? button("Try again", () => again(url)) : null);
+  const again = () => {
+    broken.delete(url);
+    tries += 1;
+    changed();
+  };
+  return h("div", { key: `broken ${url}`, class: "row wrap" }, note(`The video could not be loaded. ${why}`, "bad"), mayReturn ? button("Try again", again) : null);
 }

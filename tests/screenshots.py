@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
@@ -82,7 +83,7 @@ def make_jobs(stack: Stack) -> None:
     for job_id in finished[1::2]:
         assert stack.request("PUT", f"/api/v1/jobs/{job_id}/favourite").is_success
     running = [
-        submit(stack, prompt, seed=seed, resolution="416x240", frames=81, steps=100)
+        submit(stack, prompt, seed=seed, resolution="416x240", frames=81, steps=60 + 40 * seed)
         for seed, prompt in enumerate(RUNNING)
     ]
     for job_id in running:
@@ -107,7 +108,10 @@ def submit(stack: Stack, prompt: str, model_id: str = "T2V-A14B", **fields: obje
 
 
 def overview(page: Page) -> None:
-    expect(page.locator("#overview")).to_contain_text("Running")
+    expect(page.locator("#overview .health")).to_contain_text("All is well")
+    expect(page.locator("#overview")).not_to_contain_text("Loading…")
+    expect(page.locator("#overview .videos img, #overview a .frame img")).to_have_count(len(FINISHED))
+    page.wait_for_function("() => [...document.querySelectorAll('#overview img')].every((image) => image.complete)")
 
 
 def gallery(page: Page) -> None:
@@ -149,9 +153,13 @@ def reduced(picture: Image.Image) -> Image.Image:
     """Return the picture in 192 colours, at half the size: those of the page as they are, the others of the videos."""
     flat = sorted(picture.getcolors(picture.width * picture.height) or [], reverse=True)[:FLAT_COLOURS]
     videos = picture.quantize(VIDEO_COLOURS, dither=Image.Dither.NONE).getpalette() or []
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([value for _, colour in flat for value in colour] + videos)
-    return picture.quantize(palette=palette, dither=Image.Dither.NONE)
+    palette = numpy.array([*(colour for _, colour in flat), *zip(*[iter(videos)] * 3, strict=True)], numpy.int32)
+    # By hand, because Pillow finds the nearest colour of a palette roughly only.
+    colours, places = numpy.unique(numpy.asarray(picture).reshape(-1, 3), axis=0, return_inverse=True)
+    nearest = numpy.array([((palette - colour) ** 2).sum(axis=1).argmin() for colour in colours], numpy.uint8)
+    found = Image.frombytes("P", picture.size, nearest[places.reshape(-1)].tobytes())
+    found.putpalette(palette.astype(numpy.uint8).tobytes())
+    return found
 
 
 if __name__ == "__main__":

@@ -446,7 +446,7 @@ def test_a_compared_video_is_made_a_favourite_and_opened_and_closing_it_returns_
     expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
     expect(page.get_by_role("dialog")).to_have_count(0)
-    assert "#gallery" in page.url, "a video that is opened from the gallery returns to it"
+    expect(page).to_have_url(re.compile("#gallery"))  # a video that is opened from the gallery returns to it
 
 
 @pytest.mark.parametrize(("width", "height"), [(1400, 900), (1024, 768), (390, 844)])

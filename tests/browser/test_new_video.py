@@ -14,7 +14,7 @@ from shared import clock
 from tests.browser.conftest import Open, Watched
 from tests.browser.test_accessibility import serious
 from tests.browser.test_live_page import choose_model, choose_size, later, open_advanced, submit
-from tests.support.stack import Stack
+from tests.support.stack import Stack, wait_for
 from wanworks.requests import GenerationRequest
 
 
@@ -842,6 +842,15 @@ def test_several_videos_are_made_at_once_and_shown_side_by_side(open_page: Open,
     assert first["x"] + first["width"] <= second["x"]
 
 
+KEPT = """() => new Promise((resolve) => {
+    const asked = indexedDB.open("wanworks", 1);
+    asked.onsuccess = () => {
+        const keys = asked.result.transaction("pictures").objectStore("pictures").getAllKeys();
+        keys.onsuccess = () => resolve(keys.result.join());
+    };
+})"""
+
+
 def test_pictures_survive_a_reload_and_what_would_be_cut_off_is_said(open_page: Open, stack: Stack) -> None:
     page = open_page("#new")
     choose_model(page, "I2V-A14B")
@@ -849,10 +858,12 @@ def test_pictures_survive_a_reload_and_what_would_be_cut_off_is_said(open_page: 
     first.set_input_files({"name": "first.png", "mimeType": "image/png", "buffer": png(160, 80)})
     last.set_input_files({"name": "last.png", "mimeType": "image/png", "buffer": png(160, 80)})
     expect(page.locator(".picture").last).to_contain_text("last.png")
+    wait_for(lambda: page.evaluate(KEPT) == "image,last_image", 10, "the browser keeps both")
     page.reload()
     expect(page.locator(".picture").first).to_contain_text("first.png")
     expect(page.locator(".picture").last).to_contain_text("last.png")
     page.locator(".picture").last.get_by_role("button", name="Remove").click()
+    wait_for(lambda: page.evaluate(KEPT) == "image", 10, "the browser keeps the first")
     page.reload()
     expect(page.locator(".picture").first).to_contain_text("first.png")
     expect(page.locator(".picture img")).to_have_count(1)

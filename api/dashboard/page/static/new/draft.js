@@ -90,7 +90,7 @@ export function save() {
 }
 
 addEventListener("pagehide", () => {
-  if (draft.round || Object.keys(draft.filled).length) save();
+  if (draft.round || draft.model_id || Object.keys(draft.filled).length) save();
 });
 
 /** Returns what was entered, if this model allows it, else its default. */
